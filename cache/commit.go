@@ -1,0 +1,165 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// maxSmallUpload is up to where content is uploaded to a remote driver in
+	// one piece, in memory: one request on S3, where an upload and a move are many.
+	maxSmallUpload = 4 << 20
+	// staleUpload is the age at which an unfinished upload counts as left by a
+	// crash. Other hosts may be uploading to the same storage.
+	staleUpload = 24 * time.Hour
+)
+
+// prepareDriver checks that Root is the driver's, and removes what crashes
+// have left of uploads.
+func (s *Store) prepareDriver(ctx context.Context) error {
+	if path, ok := s.spoolDriverPath(s.spool.path); ok {
+		if _, err := s.driver.Stat(ctx, path); err != nil {
+			return fmt.Errorf("%s is not the root directory of storage driver %s: %w", s.config.Root, s.driver.Name(), driverError(err))
+		}
+	}
+	uploads, err := s.driver.List(ctx, uploadsPath)
+	if err = driverError(err); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list unfinished uploads: %w", err)
+	}
+	for _, path := range uploads {
+		if err := s.removeStale(ctx, path); err != nil {
+			return fmt.Errorf("remove unfinished upload %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) removeStale(ctx context.Context, path string) error {
+	info, err := s.driver.Stat(ctx, path)
+	if err == nil && time.Since(info.ModTime()) > staleUpload {
+		err = s.driver.Delete(ctx, path)
+	}
+	if err = driverError(err); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// commitFlight stores what a flight brought. Its readers do not wait for that,
+// and do not hear if it fails.
+func (s *Store) commitFlight(ctx context.Context, f *flight) {
+	err := s.commit(ctx, f.key.digest, f.spool)
+	f.spool.remove()
+	if err != nil && s.config.CommitFailed != nil {
+		s.config.CommitFailed(f.key.digest, err)
+	}
+}
+
+// commit makes verified content durable and stores it. The spool file's name
+// may be gone then; if it is not, the caller removes it.
+func (s *Store) commit(ctx context.Context, d digest.Digest, sp *spool) error {
+	written, err := stampOf(sp.file)
+	if err != nil {
+		return err
+	}
+	if written.size != sp.size {
+		return fmt.Errorf("the spool file has %d bytes; %d were written", written.size, sp.size)
+	}
+	unlock, err := s.locks.lock(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if path, ok := s.spoolDriverPath(sp.path); ok {
+		return s.rename(ctx, d, sp, path, written)
+	}
+	return s.copy(ctx, d, sp)
+}
+
+// rename commits a spool file of the local driver. The stamp is noted only if
+// nobody has written to the file since it was verified; else it is hashed when
+// it is first read.
+func (s *Store) rename(ctx context.Context, d digest.Digest, sp *spool, path string, written stamp) error {
+	if err := sp.file.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", asNoSpace(err))
+	}
+	if err := s.driver.Move(ctx, path, blobPath(d)); err != nil {
+		return fmt.Errorf("commit: %w", driverError(err))
+	}
+	now, err := stampOf(sp.file)
+	if err != nil {
+		return err
+	}
+	if now.size == written.size && now.mtime == written.mtime {
+		s.stamps.set(d, now)
+	}
+	return nil
+}
+
+// copy commits a spool file to a driver that cannot rename it. It hashes
+// again what it sends: the file has had a name since it was written.
+func (s *Store) copy(ctx context.Context, d digest.Digest, sp *spool) error {
+	h := newHash(d)
+	body := io.TeeReader(io.NewSectionReader(sp.file, 0, sp.size), h)
+	var err error
+	if sp.size <= maxSmallUpload && !s.local() {
+		err = s.uploadSmall(ctx, d, body, func() bool { return sum(d, h) == d })
+	} else {
+		err = s.upload(ctx, d, body, filepath.Base(sp.path), func() bool { return sum(d, h) == d })
+	}
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	if !s.local() {
+		s.stamps.set(d, stamp{size: sp.size})
+	}
+	return nil // a local copy gets its stamp when it is first read
+}
+
+// errChanged says that a spool file is not what was written to it.
+var errChanged = errors.New("the spool file was changed by somebody else")
+
+func (s *Store) uploadSmall(ctx context.Context, d digest.Digest, r io.Reader, intact func() bool) error {
+	body, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	if !intact() {
+		return errChanged
+	}
+	return driverError(s.driver.PutContent(ctx, blobPath(d), body))
+}
+
+// upload writes under a temporary name: with some drivers what is written is
+// seen before it is complete.
+func (s *Store) upload(ctx context.Context, d digest.Digest, r io.Reader, name string, intact func() bool) error {
+	path := uploadsPath + "/" + filepath.Base(s.spool.path) + "-" + name
+	w, err := s.driver.Writer(ctx, path, false)
+	if err != nil {
+		return driverError(err)
+	}
+	err = copyContext(ctx, w, r)
+	if err == nil && !intact() {
+		err = errChanged
+	}
+	if err == nil {
+		err = w.Commit(ctx)
+	}
+	if err != nil {
+		return driverError(errors.Join(err, w.Cancel(ctx)))
+	}
+	if err := w.Close(); err != nil {
+		return driverError(err)
+	}
+	if err := s.driver.Move(ctx, path, blobPath(d)); err != nil {
+		return driverError(errors.Join(err, s.driver.Delete(ctx, path)))
+	}
+	return nil
+}
