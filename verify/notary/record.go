@@ -1,0 +1,164 @@
+package notary
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/countersign/countersign/verify"
+)
+
+// maxSwaps bounds how often a change of the state is tried again because
+// another process was quicker.
+const maxSwaps = 8
+
+// State keeps what must survive a restart and be shared by replicas: for each
+// GUN the highest version and the hash of every role that verified, and the
+// verified metadata itself. It is trusted: whoever can change it can roll
+// metadata back, and with Pin.FirstUse replace the root. Use one State for each
+// trust server. *cache.Table is one.
+type State interface {
+	// Load returns the value of a key, or an error that wraps fs.ErrNotExist.
+	Load(key string) ([]byte, error)
+	// Swap replaces the value if it is still old; old is nil for a key that is
+	// not there. Any error makes the caller load and try again, a few times.
+	Swap(key string, old, new []byte) error
+}
+
+// seen is the highest version of a role that verified, and its hash.
+type seen struct {
+	Version int64  `json:"version"`
+	SHA256  string `json:"sha256"`
+}
+
+// allows refuses a version below the one that was seen (CVE-2022-29173), and
+// the same version with other bytes. The zero value allows everything.
+func (s seen) allows(doc *document) error {
+	if doc.version < s.Version {
+		return verify.Refuse(verify.Rollback, "the metadata of %s has version %d; version %d was seen before", doc.role, doc.version, s.Version)
+	}
+	if doc.version == s.Version && hex.EncodeToString(doc.sum[:]) != s.SHA256 {
+		return verify.Refuse(verify.Rollback, "the metadata of %s has version %d as before, but other content", doc.role, doc.version)
+	}
+	return nil
+}
+
+// record is what the State holds for one GUN.
+type record struct {
+	Seen  map[string]seen   `json:"seen"`
+	Files map[string][]byte `json:"files"` // by role, as last verified
+	Roots map[string][]byte `json:"roots"` // by version
+	// At is when it was written: a clock that is behind it has been set back.
+	At time.Time `json:"at"`
+
+	stored []byte // what the State holds; nil if nothing
+}
+
+func (v *Verifier) loadRecord(gun string) (*record, error) {
+	stored, err := v.state.Load(gun)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &record{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the trust state of %s: %w", gun, err)
+	}
+	r := &record{stored: stored}
+	if err := json.Unmarshal(stored, r); err != nil {
+		return nil, fmt.Errorf("load the trust state of %s: it is damaged: %w", gun, err)
+	}
+	return r, nil
+}
+
+// check refuses a repository that is older than the record.
+func (r *record) check(repo *repository) error {
+	for _, d := range repo.documents() {
+		if err := r.Seen[d.role].allows(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// with returns the record after repo was verified. What was seen is kept also
+// for roles that are gone: a role that comes back goes on from there.
+func (r *record) with(repo *repository, at time.Time) *record {
+	next := &record{Seen: map[string]seen{}, Files: map[string][]byte{}, Roots: map[string][]byte{}, At: at}
+	maps.Copy(next.Seen, r.Seen)
+	for _, d := range repo.documents() {
+		next.Seen[d.role] = seen{Version: d.version, SHA256: hex.EncodeToString(d.sum[:])}
+		next.Files[d.role] = d.raw
+	}
+	for version, raw := range repo.roots {
+		next.Roots[strconv.FormatInt(version, 10)] = raw
+	}
+	return next
+}
+
+// forget drops what was seen of timestamp and snapshot if the root that is
+// about to follow the recorded one replaced all keys of one of them: that is
+// how a repository recovers from a stolen online key with which versions were
+// run up (TUF 1.0, 5.3.11).
+func (r *record) forget(next *rootDoc) {
+	before, err := parseRoot(r.Files[roleRoot])
+	if err != nil || before.version >= next.version {
+		return
+	}
+	for _, role := range []string{roleTimestamp, roleSnapshot} {
+		if replaced(before.roles[role], next.roles[role]) {
+			r.Seen = maps.Clone(r.Seen)
+			delete(r.Seen, roleTimestamp)
+			delete(r.Seen, roleSnapshot)
+			return
+		}
+	}
+}
+
+func replaced(before, after *delegation) bool {
+	for _, k := range after.keys {
+		for _, old := range before.keys {
+			if k.id == old.id || k.spki != "" && k.spki == old.spki {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// commit writes repo to the state. It fails with a refusal if another process
+// has seen something newer meanwhile.
+func (v *Verifier) commit(repo *repository, rec *record) error {
+	for try := 0; ; try++ {
+		next := rec.with(repo, v.clock())
+		if unchanged(rec, next) {
+			return nil
+		}
+		encoded, err := json.Marshal(next)
+		if err != nil {
+			return fmt.Errorf("store the trust state of %s: %w", repo.gun, err)
+		}
+		if err = v.state.Swap(repo.gun, rec.stored, encoded); err == nil {
+			return nil
+		}
+		if try == maxSwaps {
+			return fmt.Errorf("store the trust state of %s: %w", repo.gun, err)
+		}
+		if rec, err = v.loadRecord(repo.gun); err != nil {
+			return err
+		}
+		rec.forget(repo.root.rootDoc)
+		if err := rec.check(repo); err != nil {
+			return err
+		}
+	}
+}
+
+func unchanged(a, b *record) bool {
+	return a.stored != nil && maps.Equal(a.Seen, b.Seen) && maps.EqualFunc(a.Files, b.Files, bytes.Equal) &&
+		maps.EqualFunc(a.Roots, b.Roots, bytes.Equal)
+}
