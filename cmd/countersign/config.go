@@ -146,14 +146,14 @@ func (r *reader) document(body []byte) *yaml.Node {
 		r.mistake(0, "the file is empty: write at least upstreams and rules")
 		return nil
 	case err != nil:
-		r.syntax(err)
+		r.syntax(err, body)
 		return nil
 	}
 	switch err := dec.Decode(&second); {
 	case err == nil:
 		r.mistake(max(second.Line, 1), "a second document begins here: keep everything in one, without ---")
 	case !errors.Is(err, io.EOF):
-		r.syntax(err)
+		r.syntax(err, body)
 	}
 	root := &doc
 	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
@@ -163,14 +163,25 @@ func (r *reader) document(body []byte) *yaml.Node {
 	return root
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var (
+	yamlLine   = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+	yamlAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+)
 
-// syntax reports an error of the YAML library, which has its line in the text.
-func (r *reader) syntax(err error) {
-	line, text := 0, err.Error()
+// syntax reports an error of the YAML library. It has in its text the line at
+// or just before which the trouble begins, no line if that is the first, and
+// for an unknown anchor none at all.
+func (r *reader) syntax(err error, body []byte) {
+	line, text := 1, err.Error()
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		line, _ = strconv.Atoi(m[1])
 		text = m[2]
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			line = n
+		}
 	}
-	r.mistake(line, "not YAML: %s: look at indentation and quotes there and in the line before; a value that begins with * or & needs quotes", text)
+	if m := yamlAnchor.FindStringSubmatch(text); m != nil {
+		before, _, _ := bytes.Cut(body, []byte("*"+m[1]))
+		line = bytes.Count(before, []byte("\n")) + 1
+	}
+	r.mistake(line, "not YAML: %s: look at indentation, brackets and quotes from here on; what begins with * or & needs quotes", text)
 }

@@ -113,6 +113,7 @@ type section struct {
 	keys   []*yaml.Node
 	values map[string]*yaml.Node
 	asked  []string
+	later  []string          // known, and refused: not for this version
 	needed map[string]string // key → what to do if it is missing
 	broken bool              // not a mapping; reported
 }
@@ -224,8 +225,9 @@ func (s *section) sub(key string) *section {
 // unsupported refuses keys that a later version may have, rather than to
 // accept them without effect.
 func (s *section) unsupported(keys ...string) {
+	s.later = append(s.later, keys...)
 	for _, key := range keys {
-		if n := s.get(key); n != nil {
+		if s.has(key) {
 			s.wrong(key, "not supported by this version: remove it")
 		}
 	}
@@ -235,7 +237,7 @@ func (s *section) unsupported(keys ...string) {
 func (s *section) finish() {
 	misspelt := map[string]bool{}
 	for _, key := range s.keys {
-		if slices.Contains(s.asked, key.Value) {
+		if slices.Contains(s.asked, key.Value) || slices.Contains(s.later, key.Value) {
 			continue
 		}
 		advice := "known here are " + strings.Join(s.asked, ", ")
@@ -254,7 +256,7 @@ func (s *section) finish() {
 	}
 }
 
-// text returns a string, empty if the key is not there. A number in place of
+// text returns a string, empty if the key is not there or wrong. A number in place of
 // a string is a mistake: 0012 and 1e3 would not be what was written.
 func (s *section) text(key string) string {
 	return s.textOf(s.get(key), s.path(key))
@@ -270,8 +272,10 @@ func (r *reader) textOf(n *yaml.Node, name string) string {
 		r.mistake(n.Line, "%s: %s is not a text in YAML: put it in quotes", name, quote(n.Value))
 	case n.Value == "":
 		r.mistake(n.Line, "%s: the value is empty: write one or remove the key", name)
+	default:
+		return n.Value
 	}
-	return n.Value
+	return ""
 }
 
 // yes returns a boolean, false if the key is not there.
@@ -343,43 +347,4 @@ func (s *section) orEmpty(key string, kind yaml.Kind) *yaml.Node {
 		return &yaml.Node{Kind: kind, Line: n.Line}
 	}
 	return n
-}
-
-// nearest returns the word that a misspelt one was probably meant to be, or
-// nothing.
-func nearest(word string, words []string) string {
-	best, bestDistance := "", 3
-	for _, w := range words {
-		if d := editDistance(word, w); d < bestDistance && d < len(w) {
-			best, bestDistance = w, d
-		}
-	}
-	return best
-}
-
-// maxWord bounds the words that are compared: the cost is the product of lengths.
-const maxWord = 64
-
-// editDistance counts the letters to change, insert or remove.
-func editDistance(a, b string) int {
-	if len(a) > maxWord || len(b) > maxWord {
-		return maxWord
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
