@@ -194,10 +194,15 @@ func (b *builder) read(ctx context.Context, role string, meta fileMeta) ([]byte,
 // fetchError keeps "could not read" apart from "read too much": an endless
 // answer is an answer.
 func fetchError(role string, err error) error {
+	var refusal *verify.Refusal
+	if errors.As(err, &refusal) {
+		return err
+	}
 	if errors.Is(err, ErrTooLarge) {
 		return &verify.Refusal{Reason: verify.Malformed, Message: "the metadata of " + role + " is longer than it may be", Err: err}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
+		// Not wrapped: to those above, absent means that nothing was ever signed.
 		return fmt.Errorf("read %s metadata: the trust server does not have it: %v", role, err)
 	}
 	return fmt.Errorf("read %s metadata: %w", role, err)

@@ -201,10 +201,16 @@ func (u *updater) nextRoot(ctx context.Context) ([]byte, error) {
 	if raw, err = u.v.fetch.Fetch(ctx, u.gun, roleRoot+".json", maxUnknown); err != nil {
 		return nil, err
 	}
-	if root, err := parseRoot(raw); err != nil || root.version != next {
-		return nil, fs.ErrNotExist
+	root, err := parseRoot(raw)
+	switch {
+	case err != nil:
+		return nil, malformed(roleRoot, err)
+	case root.version == next:
+		return raw, nil
+	case root.version < u.root.version:
+		return nil, verify.Refuse(verify.Rollback, "the server's root has version %d; version %d was seen before", root.version, u.root.version)
 	}
-	return raw, nil
+	return nil, fs.ErrNotExist
 }
 
 // restore verifies what the State holds, without the network. It returns nil
