@@ -15,9 +15,13 @@ type result struct {
 	message string
 	// verifier is whose refusal it is, empty for a sum.
 	verifier string
-	// signers are the authorities on which an admission rests.
+	// signers are the authorities of which any can stand for an admission.
 	signers []string
-	expires time.Time
+	// expires is when the admission ends, earliest when the first of the
+	// alternatives behind it does: whoever counts authorities rests on those too.
+	expires, earliest time.Time
+	// open is set if an undecided verifier could still add authorities.
+	open bool
 }
 
 func weigh(q Requirement, by map[string]Verdict, now time.Time) result {
@@ -49,7 +53,7 @@ func weighVerifier(name string, by map[string]Verdict, now time.Time) result {
 	case !v.Evidence.Expires.IsZero() && !now.Before(v.Evidence.Expires):
 		return result{reason: verify.Expired, message: "the evidence has expired", verifier: name}
 	}
-	r := result{outcome: Admitted, expires: v.Evidence.Expires}
+	r := result{outcome: Admitted, expires: v.Evidence.Expires, earliest: v.Evidence.Expires}
 	for _, s := range v.Evidence.Signers {
 		r.signers = append(r.signers, s.ID)
 	}
@@ -63,7 +67,8 @@ func weighAll(results []result, agree bool) result {
 	for _, r := range results {
 		sum.outcome = min(sum.outcome, r.outcome)
 		sum.signers = append(sum.signers, r.signers...)
-		sum.expires = earlier(sum.expires, r.expires)
+		sum.expires, sum.earliest = earlier(sum.expires, r.expires), earlier(sum.earliest, r.earliest)
+		sum.open = sum.open || r.open
 		admitted = admitted || r.outcome == Admitted
 	}
 	if sum.outcome != Refused {
@@ -82,25 +87,34 @@ func weighSome(results []result, k int) result {
 	if k < 1 || k > len(results) {
 		return result{}
 	}
-	var met, open []result
+	sum := result{outcome: Admitted}
+	var met []result
+	open := 0
 	for _, r := range results {
 		switch r.outcome {
 		case Admitted:
+			if k > 1 {
+				r.expires = r.earliest
+			}
 			met = append(met, r)
+			sum.signers = append(sum.signers, r.signers...)
+			sum.earliest = earlier(sum.earliest, r.earliest)
+			if r.open {
+				open++
+			}
 		case Undecided:
-			open = append(open, r)
+			open++
 		}
 	}
+	sum.open = open > 0
 	count, chosen := distinct(met)
 	if count >= k {
-		sum := result{outcome: Admitted}
 		for _, r := range longestLived(chosen, k) {
-			sum.signers = append(sum.signers, r.signers...)
 			sum.expires = earlier(sum.expires, r.expires)
 		}
 		return sum
 	}
-	if count+len(open) >= k {
+	if count+open >= k {
 		return result{outcome: Undecided}
 	}
 	if len(met) > 0 {

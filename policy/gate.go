@@ -97,6 +97,12 @@ func (g *Gate) Admit(ctx context.Context, r *Rule, s verify.Subject) (Decision, 
 	return d, d.Err()
 }
 
+// Remembers reports whether Admit would admit s from memory.
+func (g *Gate) Remembers(r *Rule, s verify.Subject) bool {
+	_, ok := g.admitted.Get(g.key(r, s))
+	return ok
+}
+
 // Basis returns what a decision about s under r rests on now besides the
 // digest. A decision made on another basis has to be made again.
 func (g *Gate) Basis(r *Rule, s verify.Subject) string {

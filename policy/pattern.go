@@ -25,7 +25,7 @@ type Pattern struct {
 
 // Names are lower case; upper case appears in no repository and no host, so a
 // pattern that has it could never match and is a mistake.
-var patternGrammar = regexp.MustCompile(`^[a-z0-9*]([a-z0-9._:*\[\]-]|/[^/])*$`)
+var patternGrammar = regexp.MustCompile(`^[a-z0-9*][a-z0-9._:*-]*(/[a-z0-9*][a-z0-9._*-]*)*$`)
 
 // UnmarshalText parses a pattern. The error says what is wrong with it.
 func (p *Pattern) UnmarshalText(text []byte) error {
