@@ -54,11 +54,13 @@ func (s *Store) removeStale(ctx context.Context, path string) error {
 
 // commitFlight stores what a flight brought. Its readers do not wait for that,
 // and do not hear if it fails.
-func (s *Store) commitFlight(ctx context.Context, f *flight) {
+func (s *Store) commitFlight(f *flight) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), maxTransfer)
+	defer cancel()
 	err := s.commit(ctx, f.key.digest, f.spool)
 	f.spool.remove()
-	if err != nil && s.config.CommitFailed != nil {
-		s.config.CommitFailed(f.key.digest, err)
+	if err != nil {
+		s.report(f.key.digest, err)
 	}
 }
 
@@ -77,19 +79,31 @@ func (s *Store) commit(ctx context.Context, d digest.Digest, sp *spool) error {
 		return err
 	}
 	defer unlock()
-	if path, ok := s.spoolDriverPath(sp.path); ok {
-		return s.rename(ctx, d, sp, path, written)
+	path, ok := s.spoolDriverPath(sp.path)
+	if !ok {
+		return s.copy(ctx, d, sp)
 	}
-	return s.copy(ctx, d, sp)
+	if err := sp.file.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", asNoSpace(err))
+	}
+	if sp.named {
+		h := newHash(d)
+		if err := copyContext(ctx, h, sp.reader()); err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+		if sum(d, h) != d {
+			return errChanged
+		}
+	} else if err := nameFile(sp.file, sp.path); err != nil {
+		return s.copy(ctx, d, sp) // no /proc
+	}
+	return s.rename(ctx, d, sp, path, written)
 }
 
 // rename commits a spool file of the local driver. The stamp is noted only if
 // nobody has written to the file since it was verified; else it is hashed when
 // it is first read.
 func (s *Store) rename(ctx context.Context, d digest.Digest, sp *spool, path string, written stamp) error {
-	if err := sp.file.Sync(); err != nil {
-		return fmt.Errorf("sync: %w", asNoSpace(err))
-	}
 	if err := s.driver.Move(ctx, path, blobPath(d)); err != nil {
 		return fmt.Errorf("commit: %w", driverError(err))
 	}
@@ -103,16 +117,17 @@ func (s *Store) rename(ctx context.Context, d digest.Digest, sp *spool, path str
 	return nil
 }
 
-// copy commits a spool file to a driver that cannot rename it. It hashes
-// again what it sends: the file has had a name since it was written.
+// copy commits a spool file that cannot be renamed into place. It hashes again
+// what it sends.
 func (s *Store) copy(ctx context.Context, d digest.Digest, sp *spool) error {
 	h := newHash(d)
-	body := io.TeeReader(io.NewSectionReader(sp.file, 0, sp.size), h)
+	body := io.TeeReader(sp.reader(), h)
+	intact := func() bool { return sum(d, h) == d }
 	var err error
 	if sp.size <= maxSmallUpload && !s.local() {
-		err = s.uploadSmall(ctx, d, body, func() bool { return sum(d, h) == d })
+		err = s.uploadSmall(ctx, d, body, intact)
 	} else {
-		err = s.upload(ctx, d, body, filepath.Base(sp.path), func() bool { return sum(d, h) == d })
+		err = s.upload(ctx, d, body, filepath.Base(sp.path), intact)
 	}
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)

@@ -11,9 +11,9 @@
 // the last LastBlock bytes from everybody until the digest of the whole holds:
 // content that does not match its digest is never completed and never committed.
 //
-// A transfer lives in a spool file until it is verified, is then synced and
-// renamed, and only then is stored. What a crash leaves in the spool directory
-// is removed by the next OpenStore.
+// A transfer lives in a spool file, which on Linux has no name. When it is
+// verified it is synced, named and renamed into place, and only then is stored.
+// What a crash leaves in the spool directory is removed by the next OpenStore.
 //
 // # What is trusted
 //
@@ -26,7 +26,9 @@
 // time can not be set from user space, but somebody who writes to a local file
 // in the very moment in which it is being sent is not noticed until the next
 // request; on kernels before 6.13 the same holds for a write within one timer
-// tick (10 ms at most) of the note.
+// tick (10 ms at most) of the note. On file systems without unnamed files (NFS)
+// transfers have names and are hashed once more at their commit; there the
+// spool directory must be out of others' reach.
 //
 // # What it does not do
 //

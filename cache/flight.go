@@ -27,6 +27,10 @@ const (
 	resumeProgress = 16 << 20
 	// resumeBackoff is the pause before the first resumption; it doubles.
 	resumeBackoff = 200 * time.Millisecond
+	// linger is how long a transfer goes on without a reader: a client whose
+	// connection broke comes back for the rest (Docker does after 5 s), and must
+	// not find the beginning thrown away.
+	linger = 10 * time.Second
 	// transferBuffer is the size of the reads from the upstream.
 	transferBuffer = 128 << 10
 )
@@ -68,25 +72,42 @@ type flight struct {
 	err   error
 
 	// Guarded by store.mu.
-	refs     int  // who waits or reads
-	verified bool // from now on it is committed, read or not
-	ended    bool // no longer joined; the last reader closes the file
+	refs     int         // who waits or reads
+	idle     *time.Timer // runs while nobody does
+	verified bool        // from now on it is committed, read or not
+	ended    bool        // no longer joined; the last reader closes the file
 }
 
 // release gives one reference back.
 func (f *flight) release() {
-	s := f.store
-	s.mu.Lock()
+	f.store.mu.Lock()
 	f.refs--
-	last := f.refs == 0
-	if last && !f.verified {
-		s.drop(f)
+	last, ended := f.refs == 0, f.ended
+	if last && !f.verified && !ended {
+		f.idle = time.AfterFunc(linger, f.abandon)
+	}
+	f.store.mu.Unlock()
+	if last && ended {
+		f.closeSpool()
+	}
+}
+
+// abandon cancels the flight if it has no reader and is not verified.
+func (f *flight) abandon() {
+	f.store.mu.Lock()
+	defer f.store.mu.Unlock()
+	if f.refs == 0 && !f.verified {
+		f.store.drop(f)
 		f.cancel(errAbandoned)
 	}
-	closing := last && f.ended
-	s.mu.Unlock()
-	if closing {
-		f.closeSpool()
+}
+
+// acquire takes one more reference; store.mu is held.
+func (f *flight) acquire() {
+	f.refs++
+	if f.idle != nil {
+		f.idle.Stop()
+		f.idle = nil
 	}
 }
 
@@ -109,8 +130,7 @@ func (f *flight) run() {
 	}
 	f.settle(err)
 	if err == nil && !f.key.stored {
-		// The transfer's deadline and its readers do not matter any more.
-		f.store.commitFlight(context.WithoutCancel(f.ctx), f)
+		f.store.commitFlight(f)
 	}
 	f.end()
 }
@@ -126,7 +146,7 @@ func (f *flight) prepare(ctx context.Context) error {
 	if err := checkSpace(f.store.spool.path, f.key.size); err != nil {
 		return err
 	}
-	sp, err := createSpool(f.store.spool.path, transferPattern, f.key.size)
+	sp, err := createSpool(f.store.spool.path, f.key.size)
 	if err != nil {
 		return err
 	}
@@ -138,8 +158,8 @@ func (f *flight) prepare(ctx context.Context) error {
 func (f *flight) settle(err error) {
 	s := f.store
 	var bad *DigestError
-	if errors.As(err, &bad) && !f.key.stored {
-		s.bad.Set(f.key, bad)
+	if errors.As(err, &bad) {
+		s.condemn(f, bad)
 	}
 	s.mu.Lock()
 	f.verified = err == nil
@@ -172,6 +192,9 @@ func (f *flight) end() {
 	s := f.store
 	s.mu.Lock()
 	f.ended = true
+	if f.idle != nil {
+		f.idle.Stop()
+	}
 	s.drop(f)
 	closing := f.refs == 0
 	s.mu.Unlock()

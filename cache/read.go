@@ -69,10 +69,13 @@ func (s *Store) discard(ctx context.Context, d digest.Digest) error {
 // was hashed.
 func (s *Store) openLocal(ctx context.Context, d digest.Digest) (*Content, error) {
 	f, now, err := s.openFile(ctx, d)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		s.forget(ctx, d)
-	}
-	if err != nil {
+		return nil, err
+	case errors.Is(err, errNotRegular):
+		return nil, s.discard(ctx, d)
+	case err != nil:
 		return nil, err
 	}
 	if known, ok := s.stamps.get(d); ok && known == now {
@@ -84,7 +87,7 @@ func (s *Store) openLocal(ctx context.Context, d digest.Digest) (*Content, error
 	return s.recheck(ctx, d)
 }
 
-// forget drops the stamp of a file that somebody else has removed.
+// forget drops the stamp of content that somebody else has removed.
 func (s *Store) forget(ctx context.Context, d digest.Digest) {
 	if _, ok := s.stamps.get(d); !ok {
 		return
@@ -94,9 +97,7 @@ func (s *Store) forget(ctx context.Context, d digest.Digest) {
 		return // the next to ask does it
 	}
 	defer unlock()
-	if f, _, err := s.openFile(ctx, d); err == nil {
-		_ = f.Close()
-	} else if errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.driver.Stat(ctx, blobPath(d)); errors.Is(driverError(err), fs.ErrNotExist) {
 		s.stamps.remove(d)
 	}
 }
@@ -199,10 +200,13 @@ func (s *Store) statRemote(ctx context.Context, d digest.Digest) (int64, error) 
 	return info.Size(), nil
 }
 
-// openRemote checks remote content as if it came from an upstream. What turns
-// out corrupt is removed, so that the next caller fetches it.
+// openRemote checks remote content as if it came from an upstream. The flight
+// removes what turns out corrupt, so that the next caller fetches it.
 func (s *Store) openRemote(ctx context.Context, d digest.Digest) (*Content, error) {
 	size, err := s.statRemote(ctx, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		s.forget(ctx, d)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +239,7 @@ func (s *Store) Put(ctx context.Context, d digest.Digest, body []byte) error {
 		return err
 	}
 	defer s.running.Done()
-	sp, err := createSpool(s.spool.path, transferPattern, int64(len(body)))
+	sp, err := createSpool(s.spool.path, int64(len(body)))
 	if err != nil {
 		return fmt.Errorf("put %s: %w", d, err)
 	}

@@ -2,10 +2,12 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -20,7 +22,10 @@ const LastBlock = 64 << 10
 type spool struct {
 	file *os.File
 	path string
-	size int64 // announced
+	// named is set if the file had its name from the start, so that others
+	// may have written to it; else it gets the name at its commit.
+	named bool
+	size  int64 // announced
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed at the next change; nil while nobody waits
@@ -29,13 +34,17 @@ type spool struct {
 	err      error // why the transfer failed; readers get it
 }
 
-// createSpool creates the file of a transfer of size bytes.
-func createSpool(dir, pattern string, size int64) (*spool, error) {
-	f, err := os.CreateTemp(dir, pattern) // mode 0600
+// createSpool creates the file of a transfer of size bytes: without a name if
+// the file system can, so that a crash leaves nothing.
+func createSpool(dir string, size int64) (*spool, error) {
+	if f, err := unnamedFile(dir); err == nil {
+		return &spool{file: f, path: filepath.Join(dir, transferPrefix+rand.Text()), size: size}, nil
+	}
+	f, err := os.CreateTemp(dir, transferPrefix) // mode 0600
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", asNoSpace(err))
 	}
-	return &spool{file: f, path: f.Name(), size: size}, nil
+	return &spool{file: f, path: f.Name(), named: true, size: size}, nil
 }
 
 // Write appends p. Only the transfer calls it.
@@ -73,8 +82,11 @@ func (sp *spool) wake() {
 	}
 }
 
-// remove deletes the file's name. Readers that have it open go on.
+// remove deletes the file's name, if it has one. Readers that have it open go on.
 func (sp *spool) remove() { _ = os.Remove(sp.path) }
+
+// reader reads the whole file anew, whoever else reads it.
+func (sp *spool) reader() io.Reader { return io.NewSectionReader(sp.file, 0, sp.size) }
 
 // look returns how far the file may be read now, and what to wait for if that
 // does not suffice.

@@ -20,8 +20,8 @@ const (
 	// spoolNewGrace is how long a process may take from creating its directory
 	// to locking it, before the directory counts as left by a crash.
 	spoolNewGrace = time.Hour
-	// transferPattern names the file of one transfer.
-	transferPattern = "transfer-*"
+	// transferPrefix begins the name of one transfer's file, if it has one.
+	transferPrefix = "transfer-"
 )
 
 // spoolDir is this process's own directory for transfers. It is locked for as

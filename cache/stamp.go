@@ -22,6 +22,9 @@ const (
 	maxStampsInMemory = 1 << 15
 )
 
+// errNotRegular says that what is stored under a digest is no file.
+var errNotRegular = errors.New("it is not a regular file")
+
 // stamp identifies a state of a file without reading it. For a remote driver
 // only the size is set.
 type stamp struct {
@@ -37,7 +40,7 @@ func stampOf(f *os.File) (stamp, error) {
 		return stamp{}, &fs.PathError{Op: "fstat", Path: f.Name(), Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return stamp{}, &fs.PathError{Op: "fstat", Path: f.Name(), Err: errors.New("it is not a regular file")}
+		return stamp{}, &fs.PathError{Op: "fstat", Path: f.Name(), Err: errNotRegular}
 	}
 	return stamp{size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(), inode: uint64(st.Ino)}, nil
 }

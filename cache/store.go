@@ -23,6 +23,8 @@ const (
 	// client from downloading it again and again, short enough to heal.
 	badTTL = time.Minute
 	maxBad = 4096
+	// removeTimeout bounds the removal of corrupt content from a remote driver.
+	removeTimeout = 30 * time.Second
 	// maxFetchRounds is how often Fetch looks again when what it found stored
 	// is gone a moment later.
 	maxFetchRounds = 3
@@ -43,9 +45,10 @@ type StoreConfig struct {
 	State *State
 	// MaxBlob bounds the content that Fetch accepts, in bytes; zero is 64 GiB.
 	MaxBlob int64
-	// CommitFailed, if set, is told when verified content could not be stored.
-	// Its readers were served nevertheless. It must not block.
-	CommitFailed func(d digest.Digest, err error)
+	// Failed, if set, is told what no caller hears of: verified content could
+	// not be stored (its readers were served nevertheless), or a corrupt copy
+	// could not be removed. It must not block.
+	Failed func(d digest.Digest, err error)
 }
 
 // Store keeps content by digest. Nothing that does not match its digest is
@@ -159,12 +162,13 @@ func (s *Store) Delete(ctx context.Context, d digest.Digest) error {
 }
 
 // deleteLocked removes the directory of d: an empty one would stay for ever.
+// The stamp goes first: one without content would be counted for ever if the
+// process ended in between, content without one is hashed and counted again.
 func (s *Store) deleteLocked(ctx context.Context, d digest.Digest) error {
-	err := driverError(s.driver.Delete(ctx, blobDir(d)))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	s.stamps.remove(d)
+	if err := driverError(s.driver.Delete(ctx, blobDir(d))); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	s.stamps.remove(d)
 	return nil
 }
 
@@ -197,8 +201,8 @@ func (s *Store) Close() error {
 // withheld whole it returns when it is verified.
 //
 // Simultaneous calls with the same source, digest and size share one transfer.
-// It outlives the caller that started it, and is cancelled when no Content of
-// it is open any more. ctx bounds this call and the reads of its Content.
+// It outlives the caller that started it, and is cancelled when for 10 s no
+// Content of it has been open. ctx bounds this call and the reads of its Content.
 //
 // Errors: *DigestError if the content is not d, at once for a minute after
 // that; ErrNoSpace; ErrTooLarge; ErrClosed; ErrStalled; or what open returned.
@@ -265,9 +269,11 @@ func (s *Store) fly(ctx context.Context, key flightKey, open Opener) (*Content, 
 		return nil, f.err
 	}
 	c := flightContent(ctx, f)
+	// Nothing could be read before that, and now an error still has an answer.
 	if key.size <= LastBlock {
 		if _, err := f.spool.wait(ctx, c.closed, key.size); !errors.Is(err, io.EOF) {
-			return nil, errors.Join(err, c.Close())
+			f.release()
+			return nil, fmt.Errorf("fetch %s: %w", key.digest, err)
 		}
 	}
 	return c, nil
@@ -289,8 +295,28 @@ func (s *Store) join(ctx context.Context, key flightKey, open Opener) (*flight, 
 		s.running.Add(1)
 		go f.run()
 	}
-	f.refs++
+	f.acquire()
 	return f, nil
+}
+
+// condemn acts on content of f that is not what its digest says.
+func (s *Store) condemn(f *flight, bad *DigestError) {
+	if !f.key.stored {
+		s.bad.Set(f.key, bad)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), removeTimeout)
+	defer cancel()
+	if err := s.Delete(ctx, f.key.digest); err != nil {
+		s.report(f.key.digest, fmt.Errorf("the stored copy is corrupt and cannot be removed: %w", err))
+	}
+}
+
+// report tells the owner about a failure that no caller hears of.
+func (s *Store) report(d digest.Digest, err error) {
+	if s.config.Failed != nil {
+		s.config.Failed(d, err)
+	}
 }
 
 // drop takes f out of what may be joined; mu is held.
