@@ -37,7 +37,7 @@ func trustRoots(t testing.TB) string {
 	}
 	write("garbage.pub", "no key")
 	write("pinned.txt", "# base images\ndocker.io/library/alpine@sha256:"+strings.Repeat("a", 64)+"\n")
-	write("badpins.txt", "docker.io/library/BAD\n")
+	write("badpins.txt", "docker.io/library/BAD\n\ndocker.io/library/alpine\n")
 	write("password", "hunter2\n")
 	write("blank", "\n")
 	write("docker.json", `{"auths": {
@@ -294,7 +294,7 @@ func TestFingerprints(t *testing.T) {
 			t.Errorf("%s: changed %v, want %v", test.name, got, test.want)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "pinned.txt"), []byte("# empty now\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "pinned.txt"), []byte("docker.io/library/alpine@sha256:"+strings.Repeat("b", 64)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if now := prints(wholeConfig); now[2] == base[2] || now[3] != base[3] {

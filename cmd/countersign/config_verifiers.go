@@ -60,6 +60,14 @@ func asVerifier[V verify.Verifier](v V, err error) (verify.Verifier, error) {
 	return v, nil
 }
 
+// each returns the errors that were joined into one.
+func each(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
 // verifiers makes all verifiers, reading signatures through src.
 func (c *Config) verifiers(src verify.Source) (map[string]verify.Verifier, error) {
 	all := make(map[string]verify.Verifier, len(c.Verifiers))
@@ -119,7 +127,9 @@ func (r *reader) verifier(s *section) VerifierConfig {
 		return v
 	}
 	if _, err := v.verifier(nil); err != nil {
-		r.mistake(s.line, "%s: %v", s.name, err)
+		for _, e := range each(err) {
+			r.mistake(s.line, "%s: %v", s.name, e)
+		}
 	}
 	v.Fingerprint = fingerprint(struct {
 		Scheme   string
