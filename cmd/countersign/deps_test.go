@@ -3,8 +3,10 @@ package main
 import (
 	"go/build"
 	"io/fs"
+	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -129,4 +131,47 @@ func TestServeCannotSign(t *testing.T) {
 			t.Errorf("%s imports sign, want only demo*.go to", file)
 		}
 	}
+}
+
+// The list of modules in the documentation is that of the binary, so that
+// review sees a new one; and each module that our code imports is explained.
+func TestModulesAreDocumented(t *testing.T) {
+	doc := readDoc(t, "docs/dependencies.md")
+	explained, list, ok := strings.Cut(doc, "```modules\n")
+	if !ok {
+		t.Fatal("docs/dependencies.md has no list of modules")
+	}
+	list, _, _ = strings.Cut(list, "```")
+	documented := strings.Fields(list)
+	linked := goList(t, `{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}`)
+	for _, m := range linked {
+		if !slices.Contains(documented, m) {
+			t.Errorf("%s is linked and not in docs/dependencies.md: add it, with the reason if our code imports it", m)
+		}
+	}
+	for _, m := range documented {
+		if !slices.Contains(linked, m) {
+			t.Errorf("%s is in docs/dependencies.md and not linked: remove it", m)
+		}
+	}
+	ours := goList(t, `{{with .Module}}{{if .Main}}{{range $.Imports}}{{println .}}{{end}}{{end}}{{end}}`)
+	for _, m := range linked {
+		imported := slices.ContainsFunc(ours, func(i string) bool { return i == m || strings.HasPrefix(i, m+"/") })
+		if name := path.Base(majorVersion.ReplaceAllString(m, "")); imported && !strings.Contains(explained, "/"+name) {
+			t.Errorf("%s is imported by our code; say why in docs/dependencies.md", m)
+		}
+	}
+}
+
+var majorVersion = regexp.MustCompile(`/v[0-9]+$`)
+
+// goList returns what the go command prints about each package of the program,
+// sorted, each once.
+func goList(t *testing.T, format string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", format, ".").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return slices.Compact(slices.Sorted(strings.FieldsSeq(string(out))))
 }
