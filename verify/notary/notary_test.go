@@ -332,3 +332,7 @@ func TestConfigMistakes(t *testing.T) {
 		}
 	}
 }
+
+func readFixture(name string) ([]byte, error) {
+	return os.ReadFile(filepath.Join("testdata/docker-trust", name))
+}
