@@ -127,15 +127,33 @@ func (v *Verifier) refusal(s verify.Subject, found []examined, signers int) *ver
 		r.Message = fmt.Sprintf("%s is signed by %d of the %d distinct keys required; %s", s, signers, v.atLeast, wanted)
 		return r
 	}
-	r.Message = fmt.Sprintf("%s has %s, none that counts: %s; %s", s, count(len(found)), worst.Message, wanted)
+	r.Message = fmt.Sprintf("%s has %s: %s; %s", s, count(found), worst.Message, wanted)
 	return r
 }
 
-func count(n int) string {
-	if n == 1 {
-		return "1 signature or attestation"
+// count says how many signatures and attestations there are.
+func count(found []examined) string {
+	attestations := 0
+	for _, x := range found {
+		if x.Reason == verify.Unsigned {
+			attestations++
+		}
 	}
-	return fmt.Sprintf("%d signatures or attestations", n)
+	var parts []string
+	for noun, n := range map[string]int{"signature": len(found) - attestations, "attestation": attestations} {
+		switch {
+		case n == 1:
+			parts = append(parts, "1 "+noun)
+		case n > 1:
+			parts = append(parts, fmt.Sprintf("%d %ss", n, noun))
+		}
+	}
+	slices.Sort(parts)
+	text := strings.Join(parts, " and ")
+	if len(found) > 1 {
+		text += ", none of which counts"
+	}
+	return text
 }
 
 // maxNamed bounds how many keys a message names.
