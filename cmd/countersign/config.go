@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -135,14 +136,18 @@ func parseConfig(path string, body []byte) (*Config, error) {
 // document returns the root of the only document of a file, or nil if it has
 // none that can be read.
 func (r *reader) document(body []byte) *yaml.Node {
-	if len(body) > maxConfig {
+	switch {
+	case len(body) > maxConfig:
 		r.mistake(0, "the file has more than %d bytes: is it a configuration?", maxConfig)
+		return nil
+	case !utf8.Valid(body):
+		r.mistake(0, "the file is not UTF-8: save it as UTF-8")
 		return nil
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(body))
 	var doc, second yaml.Node
 	switch err := dec.Decode(&doc); {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), err == nil && isNothing(&doc):
 		r.mistake(0, "the file is empty: write at least upstreams and rules")
 		return nil
 	case err != nil:
@@ -155,12 +160,14 @@ func (r *reader) document(body []byte) *yaml.Node {
 	case !errors.Is(err, io.EOF):
 		r.syntax(err, body)
 	}
-	root := &doc
-	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
-		root = doc.Content[0]
-	}
+	root := doc.Content[0]
 	r.refuseIndirections(root, 0)
 	return root
+}
+
+// isNothing reports whether a document has no content, as after a lone ---.
+func isNothing(doc *yaml.Node) bool {
+	return len(doc.Content) != 1 || doc.Content[0].Tag == "!!null"
 }
 
 var (

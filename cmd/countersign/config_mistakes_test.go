@@ -81,13 +81,15 @@ func TestSyntaxMistakes(t *testing.T) {
 	for _, test := range []struct{ name, body, want string }{
 		{"empty", "", "c.yaml: the file is empty"},
 		{"comments only", "# nothing\n", "c.yaml: the file is empty"},
+		{"a lone ---", "---", "c.yaml: the file is empty"},
 		{"a list", "[]", "c.yaml:1: got a list"},
 		{"a tab", "a: b\n\tc: d", "c.yaml:2: not YAML: found a tab"},
 		{"a star without quotes", "upstreams:\n  *.azurecr.io: {}", "c.yaml:2: not YAML"},
 		{"a pattern without quotes in the first line", "rules: [{match: **}]", "c.yaml:1: not YAML"},
 		{"an alias of nothing", "a: b\nrules: *none", "c.yaml:2: not YAML: unknown anchor 'none'"},
 		{"text after the document", "a: b\n...\nc", "not YAML: did not find expected <document start>"},
-		{"not UTF-8", "a: \xff", "not YAML"},
+		{"not UTF-8", "a: \xff", "c.yaml: the file is not UTF-8"},
+		{"UTF-16", "\xff\xfea\x00", "c.yaml: the file is not UTF-8"},
 		{"too long", strings.Repeat("#", maxConfig+1), "more than 8388608 bytes"},
 		{"too deep", strings.Repeat("[", 100) + strings.Repeat("]", 100), "nested more than 32 levels deep"},
 	} {
