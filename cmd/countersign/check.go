@@ -45,8 +45,11 @@ func describe(out io.Writer, c *Config) error {
 	line("configuration", c.Path)
 	line("listen", c.Server.Listen+" ("+transport(c.Server.TLS)+")")
 	line("admin", c.Server.Admin)
-	line("content", strings.TrimSpace(c.Storage.Driver+" "+c.Storage.RootDirectory), fmt.Sprintf("up to %d bytes", c.Storage.Limit))
+	line("content", strings.TrimSpace(c.Storage.Driver+" "+c.Storage.RootDirectory), "up to "+formatSize(c.Storage.Limit))
 	line("state", c.State)
+	line("decisions", describeLog(c.Decisions))
+	line("cache", fmt.Sprintf("%d decisions, refusals %s, tags %s, tags of an upstream that is down %s",
+		c.Cache.Decisions, formatDuration(c.Cache.Refusals), formatDuration(c.Cache.Tags), formatDuration(c.Cache.MaxStale)))
 	line("\nupstreams")
 	for _, u := range c.Upstreams {
 		line("  "+u.Name, describeUpstream(u))
@@ -69,6 +72,13 @@ func describe(out io.Writer, c *Config) error {
 		line("  " + text)
 	}
 	return w.Flush()
+}
+
+func describeLog(d Decisions) string {
+	if d.Log == "" {
+		return "stderr only"
+	}
+	return "stderr and " + d.Log + ", kept " + formatDuration(d.Keep)
 }
 
 func transport(t *TLS) string {

@@ -36,6 +36,9 @@ func TestCheckPrintsWhatAConfigurationMeans(t *testing.T) {
 	for _, want := range []string{
 		"0.0.0.0:443 (TLS, clients must show a certificate)",
 		"at https://registry-1.docker.io, for names without a registry, as user hub",
+		"up to 2TB",
+		"decisions.jsonl, kept 7d",
+		"5 decisions, refusals 1s, tags 0s, tags of an upstream that is down 36h0m0s",
 		"every host with one more label, over https",
 		"sigstore: 2 of these keys, transparency log optional",
 		fmt.Sprintf("team key:sha256:%x", sha256.Sum256(block.Bytes)),

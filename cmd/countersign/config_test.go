@@ -262,6 +262,9 @@ func TestParseValues(t *testing.T) {
 		if (err != nil) != (want < 0) || err == nil && got != want {
 			t.Errorf("duration %q: got %v, %v, want %v", text, got, err, want)
 		}
+		if again, err := parseDuration(formatDuration(got)); err != nil || again != got {
+			t.Errorf("duration %q: written as %q and read as %v, %v", text, formatDuration(got), again, err)
+		}
 	}
 	for text, want := range map[string]int64{"1B": 1, "2KB": 2000, "2KiB": 2048, "3MB": 3e6, "3MiB": 3 << 20, "50GiB": 50 << 30,
 		"5GB": 5e9, "1TB": 1e12, "1TiB": 1 << 40, "": 0, "5": 0, "0B": 0, "-1B": 0, "1.5GiB": 0, "1gib": 0, "1 GiB": 0,
@@ -269,6 +272,9 @@ func TestParseValues(t *testing.T) {
 		got, err := parseSize(text)
 		if (err != nil) != (want == 0) || got != want {
 			t.Errorf("size %q: got %d, %v, want %d", text, got, err, want)
+		}
+		if again, err := parseSize(formatSize(got)); got > 0 && (err != nil || again != got) {
+			t.Errorf("size %q: written as %q and read as %d, %v", text, formatSize(got), again, err)
 		}
 	}
 }

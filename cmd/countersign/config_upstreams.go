@@ -165,8 +165,11 @@ func (s *section) credentials(c *section, name string, u *upstream.Config) {
 		u.Username = c.text("username")
 		_, body := c.read("password_file")
 		u.Password = strings.TrimSuffix(strings.TrimSuffix(string(body), "\n"), "\r")
-		if body != nil && u.Password == "" {
+		switch {
+		case body != nil && u.Password == "":
 			c.wrong("password_file", "the file holds no password: write it there")
+		case strings.ContainsAny(u.Password, "\r\n"):
+			c.wrong("password_file", "the file has more than one line: write the password only")
 		}
 	}
 	c.finish()

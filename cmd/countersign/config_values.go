@@ -47,6 +47,16 @@ func parseDuration(s string) (time.Duration, error) {
 	return d + time.Duration(days)*24*time.Hour, nil
 }
 
+// formatDuration writes a duration as parseDuration reads it, in days if it is
+// whole days.
+func formatDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	return d.String()
+}
+
 // parsePositiveDuration is for what must not be 0: it would mean the default.
 func parsePositiveDuration(s string) (time.Duration, error) {
 	d, err := parseDuration(s)
@@ -56,19 +66,42 @@ func parsePositiveDuration(s string) (time.Duration, error) {
 	return d, err
 }
 
+// units are those of sizeGrammar, the largest first.
+var units = []struct {
+	name  string
+	bytes int64
+}{
+	{"TiB", 1 << 40}, {"TB", 1e12}, {"GiB", 1 << 30}, {"GB", 1e9}, {"MiB", 1 << 20}, {"MB", 1e6}, {"KiB", 1 << 10}, {"KB", 1e3}, {"B", 1},
+}
+
 // parseSize reads a number of bytes with its unit, like 50GiB.
 func parseSize(s string) (int64, error) {
 	m := sizeGrammar.FindStringSubmatch(s)
 	if m == nil {
 		return 0, fmt.Errorf("%s is not a size: write a whole number with a unit, like 50GiB or 800MB", quote(s))
 	}
-	unit := map[string]int64{"B": 1, "KB": 1e3, "KiB": 1 << 10, "MB": 1e6, "MiB": 1 << 20,
-		"GB": 1e9, "GiB": 1 << 30, "TB": 1e12, "TiB": 1 << 40}[m[2]]
+	unit := int64(1)
+	for _, u := range units {
+		if u.name == m[2] {
+			unit = u.bytes
+		}
+	}
 	n, err := strconv.ParseInt(m[1], 10, 64)
 	if err != nil || n == 0 || n > math.MaxInt64/unit {
 		return 0, fmt.Errorf("%s is out of range: write a size of at least 1B and less than 8000000TiB", quote(s))
 	}
 	return n * unit, nil
+}
+
+// formatSize writes a size as parseSize reads it, in the largest unit of which
+// it is a whole number.
+func formatSize(n int64) string {
+	for _, u := range units {
+		if n%u.bytes == 0 && n > 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.name
+		}
+	}
+	return "0B"
 }
 
 // parseCount reads a whole number from 1 upwards.
