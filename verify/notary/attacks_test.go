@@ -286,21 +286,21 @@ func TestMixedSnapshot(t *testing.T) {
 	run(t, []attack{{name: "releases of another snapshot", want: verify.DigestMismatch, do: func(t *testing.T, w *world) {
 		old := w.repo.Files()["targets/releases.json"]
 		check(t, w.repo.Sign("v1", target("one"), releases))
-		w.repo.Serve = func(name string, raw []byte) ([]byte, error) {
+		w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
 			if strings.HasPrefix(name, releases) {
 				return old, nil
 			}
 			return raw, nil
-		}
+		})
 	}}, {name: "snapshot of another timestamp", want: verify.DigestMismatch, do: func(t *testing.T, w *world) {
 		old := w.repo.Files()["snapshot.json"]
 		check(t, w.repo.Publish())
-		w.repo.Serve = func(name string, raw []byte) ([]byte, error) {
+		w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
 			if strings.HasPrefix(name, "snapshot") {
 				return old, nil
 			}
 			return raw, nil
-		}
+		})
 	}}})
 }
 
@@ -308,12 +308,12 @@ func TestSwappedRoles(t *testing.T) {
 	for a, b := range map[string]string{"timestamp": "snapshot", "snapshot": "targets", "targets": releases, "root": "targets"} {
 		w := newWorld(t)
 		files := w.repo.Files()
-		w.repo.Serve = func(name string, raw []byte) ([]byte, error) {
+		w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
 			if role, _, _ := strings.Cut(name, "."); role == a {
 				return files[b+".json"], nil
 			}
 			return raw, nil
-		}
+		})
 		if _, err := w.v.Verify(t.Context(), subject("v1", "one")); err == nil {
 			t.Errorf("%s served as %s: got evidence", b, a)
 		}
@@ -414,7 +414,7 @@ func TestTooManyOfEverything(t *testing.T) {
 func TestAmbiguousJSON(t *testing.T) {
 	replace := func(role, old, new string) func(*testing.T, *world) {
 		return func(t *testing.T, w *world) {
-			w.repo.Serve = func(name string, raw []byte) ([]byte, error) {
+			w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
 				if r, _, _ := strings.Cut(name, "."); r != role {
 					return raw, nil
 				}
@@ -426,7 +426,7 @@ func TestAmbiguousJSON(t *testing.T) {
 					return nil, errors.New("the test replaces nothing")
 				}
 				return out, nil
-			}
+			})
 		}
 	}
 	for name, edit := range map[string][2]string{

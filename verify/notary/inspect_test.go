@@ -74,7 +74,7 @@ func TestStatus(t *testing.T) {
 	if len(s) != 1 || s[0].GUN != testGUN || !s[0].Expires.Equal(testStart.Add(14*24*time.Hour)) || !s[0].Refreshed.Equal(testStart) || s[0].Err != nil || s[0].Frozen {
 		t.Errorf("got %+v", s)
 	}
-	w.repo.Serve = func(string, []byte) ([]byte, error) { return nil, errors.New("down") }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("down") })
 	w.pass(2 * time.Minute)
 	w.admitted("v1", "one")
 	if s = w.v.Status(); s[0].Err == nil || !s[0].Refreshed.Equal(testStart) {
@@ -105,7 +105,7 @@ func TestRaw(t *testing.T) {
 	if _, err := w.v.Raw(t.Context(), "registry.test/other", "root.json"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("unsigned repository: got %v, want fs.ErrNotExist", err)
 	}
-	w.repo.Serve = func(_ string, raw []byte) ([]byte, error) { return append(raw, '\n'), nil }
+	w.repo.Misbehave(func(_ string, raw []byte) ([]byte, error) { return append(raw, '\n'), nil })
 	w.open()
 	w.state = &notarytest.State{}
 	w.open()

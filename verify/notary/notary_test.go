@@ -160,18 +160,18 @@ func TestSignatureMadeAfterARefusalCountsSoon(t *testing.T) {
 func TestServerDownIsUndecidedWithoutACache(t *testing.T) {
 	w := newWorld(t)
 	down := errors.New("connection refused")
-	w.repo.Serve = func(string, []byte) ([]byte, error) { return nil, down }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, down })
 	if err := w.undecided("v1", "one"); !errors.Is(err, down) {
 		t.Errorf("got %v, want the cause in it", err)
 	}
-	w.repo.Serve = nil
+	w.repo.Misbehave(nil)
 	w.admitted("v1", "one") // "could not" is not remembered
 }
 
 func TestServerDownLeavesTheCacheInForceUntilItExpires(t *testing.T) {
 	w := newWorld(t)
 	w.admitted("v1", "one")
-	w.repo.Serve = func(string, []byte) ([]byte, error) { return nil, errors.New("no route to host") }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("no route to host") })
 	w.pass(13 * 24 * time.Hour)
 	w.admitted("v1", "one")
 	w.refused("v2", "one", verify.Unsigned)

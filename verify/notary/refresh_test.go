@@ -47,10 +47,10 @@ func TestBackgroundRefresh(t *testing.T) {
 func TestPullsDoNotWaitForTheBackground(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.admitted("v1", "one")
-		w.repo.Serve = func(string, []byte) ([]byte, error) {
+		w.repo.Misbehave(func(string, []byte) ([]byte, error) {
 			time.Sleep(20 * time.Second)
 			return nil, errors.New("timeout")
-		}
+		})
 		for range 600 {
 			start := time.Now()
 			w.admitted("v1", "one")
@@ -67,10 +67,10 @@ func TestPullsDoNotWaitForTheBackground(t *testing.T) {
 
 func TestFirstLoadIsCoalesced(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.repo.Serve = func(_ string, raw []byte) ([]byte, error) {
+		w.repo.Misbehave(func(_ string, raw []byte) ([]byte, error) {
 			time.Sleep(time.Second)
 			return raw, nil
-		}
+		})
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() { w.admitted("v1", "one") })
@@ -84,10 +84,10 @@ func TestFirstLoadIsCoalesced(t *testing.T) {
 
 func TestCallerThatGoesAwayDoesNotEndTheLoad(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.repo.Serve = func(_ string, raw []byte) ([]byte, error) {
+		w.repo.Misbehave(func(_ string, raw []byte) ([]byte, error) {
 			time.Sleep(time.Second)
 			return raw, nil
-		}
+		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := w.v.Verify(ctx, subject("v1", "one")); !errors.Is(err, context.DeadlineExceeded) {
@@ -184,7 +184,7 @@ func TestClose(t *testing.T) {
 
 func TestFetcherThatPanics(t *testing.T) {
 	w := newWorld(t)
-	w.repo.Serve = func(string, []byte) ([]byte, error) { panic("crafted") }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { panic("crafted") })
 	w.undecided("v1", "one")
 }
 
@@ -234,16 +234,16 @@ func TestThousandRepositories(t *testing.T) {
 func TestRefusedMetadataIsRetried(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		e := w.admitted("v1", "one")
-		w.repo.Serve = func(name string, raw []byte) ([]byte, error) {
+		w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
 			return []byte(strings.Replace(string(raw), "Timestamp", "Timestomp", 1)), nil
-		}
+		})
 		time.Sleep(time.Minute)
 		g := w.v.Scope(subject("v1", "one")).Generation
 		if g == e.Generation || g == "" {
 			t.Errorf("got generation %q, want another than %q", g, e.Generation)
 		}
 		w.refused("v1", "one", verify.Malformed)
-		w.repo.Serve = nil
+		w.repo.Misbehave(nil)
 		time.Sleep(time.Minute)
 		if again := w.admitted("v1", "one"); again.Generation != e.Generation {
 			t.Errorf("got generation %q, want %q again", again.Generation, e.Generation)

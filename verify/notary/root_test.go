@@ -202,7 +202,7 @@ func TestRootRotation(t *testing.T) {
 				}
 			}
 			w.open() // from the state, through the whole row again
-			w.repo.Serve = func(string, []byte) ([]byte, error) { return nil, errOffline }
+			w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errOffline })
 			w.admitted("v1", "one")
 		})
 	}

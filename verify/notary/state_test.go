@@ -118,7 +118,7 @@ func TestDamagedState(t *testing.T) {
 	rec.Files["targets"] = append(rec.Files["targets"], ' ')
 	check(t, w.state.Swap(testGUN, stored, must[[]byte](t)(json.Marshal(rec))))
 	w.open()
-	w.repo.Serve = func(string, []byte) ([]byte, error) { return nil, errors.New("down") }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("down") })
 	w.undecided("v1", "one") // what comes out of the state is verified like anything else
 }
 
@@ -127,7 +127,7 @@ func TestFrozen(t *testing.T) {
 	w.admitted("v1", "one")
 	until := testStart.AddDate(1, 0, 0)
 	w.conf.FrozenUntil = until
-	w.repo.Serve = func(string, []byte) ([]byte, error) { return nil, errors.New("the server is gone") }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("the server is gone") })
 	w.open()
 	if e := w.admitted("v1", "one"); len(e.Warnings) != 0 || e.Expires.Equal(until) {
 		t.Errorf("before expiry: got %+v, want no warning and the timestamp's expiry", e)
@@ -147,7 +147,7 @@ func TestFrozen(t *testing.T) {
 	}
 	w.pass(400 * 24 * time.Hour)
 	w.undecided("v1", "one") // expired, and the server does not answer
-	w.repo.Serve = nil
+	w.repo.Misbehave(nil)
 	w.pass(time.Hour)
 	w.refused("v1", "one", verify.Expired)
 }
@@ -170,7 +170,7 @@ func TestFrozenArchiveBehindAParkedDomain(t *testing.T) {
 	w := newWorld(t)
 	w.admitted("v1", "one")
 	w.conf.FrozenUntil = testStart.AddDate(1, 0, 0)
-	w.repo.Serve = func(string, []byte) ([]byte, error) { return []byte("<html>buy this domain"), nil }
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return []byte("<html>buy this domain"), nil })
 	w.open()
 	w.pass(30 * 24 * time.Hour)
 	if e := w.admitted("v1", "one"); len(e.Warnings) != 2 {

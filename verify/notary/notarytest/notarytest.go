@@ -43,7 +43,7 @@ type Target struct {
 }
 
 // Repository is one GUN. Its methods are safe for concurrent use; its fields
-// are set between them.
+// are set between publications.
 type Repository struct {
 	GUN   string
 	Roles map[string]*Role
@@ -52,14 +52,13 @@ type Repository struct {
 	Edit func(role string, signed map[string]any)
 	// EditEnvelope changes what was signed, before it is hashed into the parent.
 	EditEnvelope func(role string, envelope map[string]any)
-	// Serve changes an answer, or fails it. Absent files are not shown to it.
-	Serve func(name string, raw []byte) ([]byte, error)
 
 	mu       sync.Mutex
 	files    map[string][]byte // as served
 	current  map[string][]byte // by role
 	rootKeys []*Key            // that signed the latest root
 	requests []string
+	serve    func(name string, raw []byte) ([]byte, error)
 }
 
 // The lifetimes that notary gives.
@@ -267,6 +266,14 @@ func (r *Repository) Restore(files map[string][]byte) {
 	r.files = maps.Clone(files)
 }
 
+// Misbehave makes serve change or fail every answer; nil ends it. Absent files
+// are not shown to it.
+func (r *Repository) Misbehave(serve func(name string, raw []byte) ([]byte, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.serve = serve
+}
+
 // Requests returns the names asked for since the last call.
 func (r *Repository) Requests() []string {
 	r.mu.Lock()
@@ -284,7 +291,7 @@ func (r *Repository) Fetch(ctx context.Context, gun, name string, _ int64) ([]by
 	r.mu.Lock()
 	r.requests = append(r.requests, name)
 	raw, ok := r.files[name]
-	serve := r.Serve
+	serve := r.serve
 	r.mu.Unlock()
 	if !ok || gun != r.GUN {
 		return nil, fmt.Errorf("notarytest: %s: %s: %w", gun, name, fs.ErrNotExist)
