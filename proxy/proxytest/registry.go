@@ -36,10 +36,16 @@ type Registry struct {
 	headers   []http.Header
 }
 
-// New starts a registry that ends with the test. With referrers set it has the
-// referrers API; else clients find referrers at the fallback tag.
+// NewRegistry returns an empty registry that is served by nobody yet. With
+// referrers set it has the referrers API; else clients find referrers at the
+// fallback tag.
+func NewRegistry(referrers bool) *Registry {
+	return &Registry{manifests: map[string][]byte{}, tags: map[string]digest.Digest{}, blobs: map[string][]byte{}, referrers: referrers}
+}
+
+// New starts a registry that ends with the test.
 func New(t testing.TB, referrers bool) *Registry {
-	r := &Registry{manifests: map[string][]byte{}, tags: map[string]digest.Digest{}, blobs: map[string][]byte{}, referrers: referrers}
+	r := NewRegistry(referrers)
 	s := httptest.NewServer(r)
 	t.Cleanup(s.Close)
 	r.URL = s.URL
@@ -78,6 +84,13 @@ func (r *Registry) Count(words ...string) int {
 		}
 	}
 	return n
+}
+
+// ForgetRequests empties the log.
+func (r *Registry) ForgetRequests() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log, r.headers = nil, nil
 }
 
 // ServeHTTP answers the reads of the registry API.

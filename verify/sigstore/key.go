@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/options"
 )
 
 // Sizes of RSA keys that are accepted: below 2048 bits they can be broken,
@@ -62,44 +63,46 @@ func parseKey(k Key) (*key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("it does not hold a public key: %w", err)
 	}
-	hashes, err := hashesOf(public)
+	verifiers, err := verifiersOf(public)
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(block.Bytes)
-	parsed := &key{Key: k, id: "key:sha256:" + hex.EncodeToString(sum[:]), hint: base64.StdEncoding.EncodeToString(sum[:])}
-	for _, h := range hashes {
-		v, err := signature.LoadVerifier(public, h)
-		if err != nil {
-			return nil, fmt.Errorf("it cannot verify signatures: %w", err)
-		}
-		parsed.verifiers = append(parsed.verifiers, v)
-	}
-	return parsed, nil
+	return &key{Key: k, id: "key:sha256:" + hex.EncodeToString(sum[:]), hint: base64.StdEncoding.EncodeToString(sum[:]), verifiers: verifiers}, nil
 }
 
-// hashesOf returns the hash functions that the tools use with a kind of key:
-// cosign signs with SHA-256 whatever the key; newer signers take a P-384 key's
-// own hash.
-func hashesOf(public crypto.PublicKey) ([]crypto.Hash, error) {
+// verifiersOf returns a verifier for each way in which the tools use a kind of
+// key: cosign signs with SHA-256 whatever the ECDSA key, newer signers take a
+// P-384 key's own hash; cosign signs with Ed25519ph, others with plain Ed25519.
+func verifiersOf(public crypto.PublicKey) ([]signature.Verifier, error) {
+	with := []signature.LoadOption{options.WithHash(crypto.SHA256)}
 	switch p := public.(type) {
 	case *ecdsa.PublicKey:
 		switch p.Curve {
 		case elliptic.P256():
-			return []crypto.Hash{crypto.SHA256}, nil
 		case elliptic.P384():
-			return []crypto.Hash{crypto.SHA256, crypto.SHA384}, nil
+			with = append(with, options.WithHash(crypto.SHA384))
+		default:
+			return nil, fmt.Errorf("it is an ECDSA key on %s: use P-256 or P-384", p.Curve.Params().Name)
 		}
-		return nil, fmt.Errorf("it is an ECDSA key on %s: use P-256 or P-384", p.Curve.Params().Name)
 	case ed25519.PublicKey:
-		return []crypto.Hash{crypto.SHA512}, nil
+		with = append(with, options.WithED25519ph())
 	case *rsa.PublicKey:
 		if bits := p.N.BitLen(); bits < minRSABits || bits > maxRSABits {
 			return nil, fmt.Errorf("it is an RSA key of %d bits: use %d to %d", bits, minRSABits, maxRSABits)
 		}
-		return []crypto.Hash{crypto.SHA256}, nil
+	default:
+		return nil, fmt.Errorf("it is a %T, which no signer of images uses: use ECDSA, Ed25519 or RSA", public)
 	}
-	return nil, fmt.Errorf("it is a %T, which no signer of images uses: use ECDSA, Ed25519 or RSA", public)
+	var verifiers []signature.Verifier
+	for _, o := range with {
+		v, err := signature.LoadVerifierWithOpts(public, o)
+		if err != nil {
+			return nil, fmt.Errorf("it cannot verify signatures: %w", err)
+		}
+		verifiers = append(verifiers, v)
+	}
+	return verifiers, nil
 }
 
 // VerifySignature implements signature.Verifier: any of the key's hashes may
