@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -225,6 +226,103 @@ func TestWrongSize(t *testing.T) {
 	}
 	if got := readClose(t, mustFetch(t, e.Store, d, 1000, opener(body, &opens))); !bytes.Equal(got, body) {
 		t.Error("the right size: got other content")
+	}
+}
+
+// endless sends zeros for ever and counts them.
+type endless struct{ sent *int64 }
+
+func (z endless) Read(p []byte) (int, error) {
+	clear(p)
+	*z.sent += int64(len(p))
+	if *z.sent > 100<<20 {
+		return 0, errors.New("nobody stops reading")
+	}
+	return len(p), nil
+}
+
+func TestEndlessContent(t *testing.T) {
+	e := newEnv(t, nil)
+	_, d := blob(10, 1)
+	var sent int64
+	c := mustFetch(t, e.Store, d, 3*LastBlock, func(context.Context, int64) (io.ReadCloser, error) {
+		return io.NopCloser(endless{&sent}), nil
+	})
+	var bad *DigestError
+	if _, err := io.ReadAll(c); !errors.As(err, &bad) || bad.GotSize != bad.WantSize+1 {
+		t.Errorf("got %v, want *DigestError", err)
+	}
+	_ = c.Close()
+	e.wantAbsent(d)
+	if sent > 3*LastBlock+transferBuffer {
+		t.Errorf("got %d bytes from the upstream, want at most one buffer too many", sent)
+	}
+}
+
+// TestSpoolCut: a spool file that somebody shortens does not look like the end.
+func TestSpoolCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnv(t, nil)
+		body, d := blob(3*LastBlock, 1)
+		up := newPipe()
+		c := mustFetch(t, e.Store, d, len(body), up.open)
+		defer c.Close()
+		up.send(t, body)
+		synctest.Wait()
+		if err := c.flight.spool.file.Truncate(LastBlock / 2); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(c); !errors.Is(err, io.ErrUnexpectedEOF) || c.Err() == nil {
+			t.Errorf("got %d bytes and %v, want io.ErrUnexpectedEOF", len(got), err)
+		}
+		_ = up.writer.Close()
+		e.wantAbsent(d)
+		if len(e.failed) != 1 {
+			t.Errorf("reported: got %v, want the failed commit", e.failed)
+		}
+	})
+}
+
+// lateMiss is a driver whose first miss is told late.
+type lateMiss struct {
+	storagedriver.StorageDriver
+	told         atomic.Bool
+	missed, goOn chan struct{}
+}
+
+func (l *lateMiss) Reader(ctx context.Context, path string, offset int64) (io.ReadCloser, error) {
+	r, err := l.StorageDriver.Reader(ctx, path, offset)
+	if err != nil {
+		if l.told.CompareAndSwap(false, true) {
+			close(l.missed)
+			<-l.goOn
+		}
+	}
+	return r, err
+}
+
+// TestStoredWhileLooking: content that is committed between a caller's look
+// into the store and its transfer is not fetched again.
+func TestStoredWhileLooking(t *testing.T) {
+	slow := &lateMiss{missed: make(chan struct{}), goOn: make(chan struct{})}
+	e := newEnv(t, func(c *StoreConfig) { slow.StorageDriver, c.Driver = c.Driver, slow })
+	body, d := blob(1000, 1)
+	var opens atomic.Int64
+	first := make(chan *Content)
+	go func() {
+		c, err := e.Fetch(t.Context(), "up", d, 1000, opener(body, &opens))
+		if err != nil {
+			t.Error(err)
+		}
+		first <- c
+	}()
+	<-slow.missed
+	if err := e.Put(t.Context(), d, body); err != nil {
+		t.Fatal(err)
+	}
+	close(slow.goOn)
+	if c := <-first; !bytes.Equal(readClose(t, c), body) || !c.FromStore() || opens.Load() != 0 {
+		t.Errorf("got %d transfers, want the stored content", opens.Load())
 	}
 }
 

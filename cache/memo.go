@@ -62,6 +62,9 @@ func NewMemo[K comparable, V any](capacity int64) (*Memo[K, V], error) {
 		BufferItems:        memoBufferItems,
 		IgnoreInternalCost: true, // capacity counts entries, not bytes
 		KeyToHash:          func(k uint64) (uint64, uint64) { return k, 0 },
+		// Looking first does not suffice: what somebody else has added may
+		// become visible between the look and the write.
+		ShouldUpdate: func(f, known *fact[K, V]) bool { return known.key != f.key || !known.live(time.Now()) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("memo: %w", err)

@@ -213,6 +213,42 @@ func TestNamedSpool(t *testing.T) {
 	}
 }
 
+// TestChangedBetweenNameAndStamp: an unnamed file that somebody changes as soon
+// as it has a name gets no stamp, and so is hashed before it is served.
+func TestChangedBetweenNameAndStamp(t *testing.T) {
+	e := newEnv(t, nil)
+	body, d := blob(1000, 1)
+	sp, err := createSpool(e.spool.path, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.file.Close()
+	if _, err := sp.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	written, err := stampOf(sp.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !sp.named {
+		if err := nameFile(sp.file, sp.path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(20 * time.Millisecond) // the clock of file systems is coarse
+	if err := os.WriteFile(sp.path, make([]byte, 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path, ok := e.spoolDriverPath(sp.path)
+	if !ok {
+		t.Fatal("the spool is not below the root")
+	}
+	if err := e.rename(t.Context(), d, sp, path, written); err != nil {
+		t.Fatal(err)
+	}
+	e.wantAbsent(d)
+}
+
 // TestCorruptRemote: remote content is hashed while it streams; a corrupt copy
 // is never completed, and removed.
 func TestCorruptRemote(t *testing.T) {
