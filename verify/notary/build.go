@@ -36,7 +36,7 @@ type repository struct {
 	timestamp  *metaDoc
 	snapshot   *metaDoc
 	roles      map[string]*loadedRole // targets and the delegations that verified
-	broken     map[string]error       // delegations that did not, by name
+	broken     map[string]error       // delegations that are under-signed, by name
 	order      []string               // the names in roles and broken, as found: parents first
 	roots      map[int64][]byte       // every root that was verified on the way, by version
 	generation string
@@ -96,8 +96,10 @@ func (b *builder) build(ctx context.Context, root *trustedRoot, timestamp []byte
 	return r, b.loadDelegations(ctx, r)
 }
 
-// loadDelegations walks the tree, parents first. What is wrong with a
-// delegation is kept for when the delegation is asked.
+// loadDelegations walks the tree, parents first. That a delegation is
+// under-signed is kept for when it is asked: it is how a signer's removal looks
+// until the others have signed anew. Anything else wrong with any of them is
+// wrong with the repository, as in the reference.
 func (b *builder) loadDelegations(ctx context.Context, r *repository) error {
 	type edge struct {
 		child  *delegation
@@ -120,15 +122,29 @@ func (b *builder) loadDelegations(ctx context.Context, r *repository) error {
 		child.paths = restrict(next.parent.by.paths, child.paths)
 		err := b.loadRole(ctx, r, &child, next.parent.until)
 		switch {
-		case err == nil && r.roles[child.name] != nil:
-			add(r.roles[child.name])
-		case err != nil:
+		case underSigned(err):
 			r.order = append(r.order, child.name)
 			r.broken[child.name] = err
+		case err != nil:
+			return err
+		case r.roles[child.name] != nil:
+			add(r.roles[child.name])
 		}
 	}
 	r.generation = b.generation(r)
 	return nil
+}
+
+func underSigned(err error) bool {
+	var refusal *verify.Refusal
+	if !errors.As(err, &refusal) {
+		return false
+	}
+	switch refusal.Reason {
+	case verify.UntrustedSigner, verify.BadSignature, verify.BelowThreshold:
+		return true
+	}
+	return false
 }
 
 // loadRole verifies one targets role into r. A delegation that the snapshot
@@ -222,18 +238,6 @@ func (b *builder) generation(r *repository) string {
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
-}
-
-// incomplete reports whether a role could not be read, so that the next
-// refresh has to try again even if nothing changed.
-func (r *repository) incomplete() bool {
-	for _, err := range r.broken {
-		var refusal *verify.Refusal
-		if !errors.As(err, &refusal) {
-			return true
-		}
-	}
-	return false
 }
 
 // documents returns every verified document of the repository.

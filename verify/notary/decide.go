@@ -110,14 +110,15 @@ func (r *reader) verifyDigest(s verify.Subject) (verify.Evidence, error) {
 	return verify.Evidence{}, refusal
 }
 
-// usable says whether the metadata may be used at all: the server's is not
-// refused, and the chain down to targets has not expired.
+// usable says whether the metadata may be used at all: nothing has overtaken
+// it, and the chain down to targets has not expired.
 func (r *reader) usable() error {
 	var refusal *verify.Refusal
-	switch refused := errors.As(r.view.err, &refusal); {
+	rollback := errors.As(r.view.err, &refusal) && refusal.Reason == verify.Rollback
+	switch {
 	case r.repo == nil:
 		return r.view.err
-	case refused && (!r.frozen || refusal.Reason == verify.Rollback):
+	case r.view.overtaken() && (!r.frozen || rollback):
 		return r.view.err
 	case !r.repo.root.started(r.now):
 		return verify.Refuse(verify.Expired, "the root certificate of %s is not valid yet", r.repo.gun)

@@ -102,7 +102,7 @@ func parseDocument(role, kind string, raw []byte) (document, error) {
 	if err != nil {
 		return d, err
 	}
-	envelope, err := asObject(v)
+	envelope, err := asObject(v, "signed", "signatures")
 	if err != nil {
 		return d, err
 	}
@@ -151,6 +151,9 @@ func parseSignatures(envelope object) ([]signature, error) {
 		}
 		if s.method, err = o.string("method"); err != nil {
 			return nil, err
+		}
+		if s.method != strings.ToLower(s.method) {
+			return nil, errors.New("a signature's method is written in another case")
 		}
 		text, err := o.string("sig")
 		if err != nil {

@@ -54,6 +54,9 @@ type record struct {
 	Seen  map[string]seen   `json:"seen"`
 	Files map[string][]byte `json:"files"` // by role, as last verified
 	Roots map[string][]byte `json:"roots"` // by version
+	// Anchor names the pin that the roots were trusted by: under another pin
+	// they have to satisfy that one.
+	Anchor string `json:"anchor"`
 	// At is when it was written: a clock that is behind it has been set back.
 	At time.Time `json:"at"`
 
@@ -87,8 +90,8 @@ func (r *record) check(repo *repository) error {
 
 // with returns the record after repo was verified. What was seen is kept also
 // for roles that are gone: a role that comes back goes on from there.
-func (r *record) with(repo *repository, at time.Time) *record {
-	next := &record{Seen: map[string]seen{}, Files: map[string][]byte{}, Roots: map[string][]byte{}, At: at}
+func (r *record) with(repo *repository, anchor string, at time.Time) *record {
+	next := &record{Seen: map[string]seen{}, Files: map[string][]byte{}, Roots: map[string][]byte{}, Anchor: anchor, At: at}
 	maps.Copy(next.Seen, r.Seen)
 	for _, d := range repo.documents() {
 		next.Seen[d.role] = seen{Version: d.version, SHA256: hex.EncodeToString(d.sum[:])}
@@ -134,7 +137,7 @@ func replaced(before, after *delegation) bool {
 // has seen something newer meanwhile.
 func (v *Verifier) commit(repo *repository, rec *record) error {
 	for try := 0; ; try++ {
-		next := rec.with(repo, v.clock())
+		next := rec.with(repo, v.pins.anchor, v.clock())
 		if unchanged(rec, next) {
 			return nil
 		}
@@ -159,6 +162,6 @@ func (v *Verifier) commit(repo *repository, rec *record) error {
 }
 
 func unchanged(a, b *record) bool {
-	return a.stored != nil && maps.Equal(a.Seen, b.Seen) && maps.EqualFunc(a.Files, b.Files, bytes.Equal) &&
+	return a.stored != nil && a.Anchor == b.Anchor && maps.Equal(a.Seen, b.Seen) && maps.EqualFunc(a.Files, b.Files, bytes.Equal) &&
 		maps.EqualFunc(a.Roots, b.Roots, bytes.Equal)
 }

@@ -54,15 +54,22 @@ func (w *view) known() bool {
 	return w.repo != nil || errors.As(w.err, &refusal)
 }
 
-// generation names what verdicts rest on: the metadata in force, or that the
-// server's is refused, and why.
-func (w *view) generation() string {
+// overtaken reports whether the latest refresh found that repo does not hold
+// any more: the server's metadata is refused, or is newer and could not be read.
+func (w *view) overtaken() bool {
 	var refusal *verify.Refusal
-	if errors.As(w.err, &refusal) {
-		sum := sha256.Sum256([]byte(w.repo.generation + refusal.Error()))
-		return "refused-" + hex.EncodeToString(sum[:8])
+	var outdated *outdatedError
+	return errors.As(w.err, &refusal) || errors.As(w.err, &outdated)
+}
+
+// generation names what verdicts rest on: the metadata in force, or what
+// overtook it.
+func (w *view) generation() string {
+	if !w.overtaken() {
+		return w.repo.generation
 	}
-	return w.repo.generation
+	sum := sha256.Sum256([]byte(w.repo.generation + w.err.Error()))
+	return "overtaken-" + hex.EncodeToString(sum[:8])
 }
 
 func (e *entry) view() *view {
@@ -201,8 +208,9 @@ func (v *Verifier) refreshOnce(e *entry) {
 	e.mu.Unlock()
 }
 
-// next does one update. A refusal of what the server sends counts at once. If
-// the server could not be read, what is known stays, an earlier refusal too.
+// next does one update. That what is known is overtaken counts at once. If
+// the server could not be read, what is known stays, and if it was overtaken
+// before, that stays too.
 func (v *Verifier) next(ctx context.Context, gun string, old *view) (next *view) {
 	next = &view{}
 	defer func() {
@@ -218,11 +226,10 @@ func (v *Verifier) next(ctx context.Context, gun string, old *view) (next *view)
 		return next
 	}
 	repo, err := v.update(ctx, gun, next.repo)
-	var refusal *verify.Refusal
-	switch {
-	case err == nil:
-		next = &view{repo: repo, refreshed: v.now()}
-	case errors.As(err, &refusal) || !errors.As(next.err, &refusal):
+	if err == nil {
+		return &view{repo: repo, refreshed: v.now()}
+	}
+	if latest := (&view{err: err}); latest.overtaken() || !next.overtaken() {
 		next.err = err
 	}
 	return next

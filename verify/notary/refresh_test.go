@@ -250,3 +250,25 @@ func TestRefusedMetadataIsRetried(t *testing.T) {
 		}
 	})
 }
+
+// The reference keeps using cached metadata only if the timestamp cannot be
+// read.
+func TestNewerMetadataThatCannotBeRead(t *testing.T) {
+	w := newWorld(t)
+	e := w.admitted("v1", "one")
+	check(t, w.repo.Remove("v1", releases, alice))
+	w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
+		if name == "timestamp.json" {
+			return raw, nil
+		}
+		return nil, errors.New("blocked")
+	})
+	w.pass(2 * time.Minute)
+	w.undecided("v1", "one")
+	if g := w.v.Scope(subject("v1", "one")).Generation; g == e.Generation {
+		t.Error("the generation did not change")
+	}
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("down") })
+	w.pass(2 * time.Minute)
+	w.undecided("v1", "one") // it stays known
+}

@@ -31,6 +31,8 @@ func (d *delegation) check(doc *document) ([]*key, error) {
 		}
 	}
 	switch {
+	case len(doc.signatures) == 0:
+		return nil, verify.Refuse(verify.Malformed, "the metadata of %s has no signatures", d.name)
 	case int64(len(signers)) >= d.threshold:
 		return signers, nil
 	case !known:

@@ -2,6 +2,7 @@ package notary
 
 import (
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -18,11 +19,13 @@ import (
 // gives a day, because signing machines' clocks run ahead.
 const notBeforeLeeway = 24 * time.Hour
 
-// Pin says which roots are trusted. Exactly one of its fields is set.
+// Pin says which root is trusted first. Exactly one of its fields is set. A
+// newer root is trusted because the keys of the one before signed it; the State
+// remembers how far that went. Without the State, the current root has to
+// satisfy the pin again: add the new key to RootKeys after a rotation.
 type Pin struct {
 	// RootKeys are ids of root keys, in hex: "notary key list" and "docker
-	// trust inspect" of a trusted client show them, and Inspect does. Every
-	// root has to be signed by pinned keys: pin the new key before a rotation.
+	// trust inspect" of a trusted client show them, and Inspect does.
 	RootKeys []string
 	// CA holds PEM certificates of authorities that root certificates chain to.
 	CA []byte
@@ -38,6 +41,7 @@ type pins struct {
 	ca       *x509.CertPool
 	root     *rootDoc
 	firstUse bool
+	anchor   string // names the pin in the state
 }
 
 var keyIDPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -52,7 +56,9 @@ func parsePin(p Pin) (*pins, error) {
 	if set != 1 {
 		return nil, errors.New("pin: exactly one of root_keys, ca, root and first_use has to be set")
 	}
-	out := &pins{keys: map[string]bool{}, firstUse: p.FirstUse}
+	sort := slices.Sorted(slices.Values(p.RootKeys))
+	out := &pins{keys: map[string]bool{}, firstUse: p.FirstUse,
+		anchor: fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v", sort, p.CA, p.Root, p.FirstUse)))}
 	for _, id := range p.RootKeys {
 		if !keyIDPattern.MatchString(id) {
 			return nil, fmt.Errorf("pin: root_keys: %q is not a key id: give the 64 hex digits of the root key's id", id)
@@ -173,7 +179,8 @@ func nameMatches(commonName, gun string) bool {
 	return commonName == gun
 }
 
-// pinned reports whether the pin vouches for a root key, and until when.
+// pinned reports whether the pin vouches for a root key. It narrows the key's
+// validity to that of the authorities above it.
 func (p *pins) pinned(k *rootKey, at time.Time) bool {
 	switch {
 	case len(p.keys) > 0:
@@ -211,8 +218,8 @@ type trustedRoot struct {
 	signers []*rootKey
 }
 
-// verifyRoot checks a root against the pin and, unless it is the first,
-// against its predecessor. Expiry is not judged here. The error is a
+// verifyRoot checks the first root against the pin and any other against its
+// predecessor, and each against its own keys. Expiry is not judged here. The error is a
 // *verify.Refusal.
 func (p *pins) verifyRoot(gun string, root *rootDoc, prev *trustedRoot, at time.Time) (*trustedRoot, error) {
 	candidates := root.certKeys(gun)
@@ -231,7 +238,7 @@ func (p *pins) verifyRoot(gun string, root *rootDoc, prev *trustedRoot, at time.
 	byID := map[string]*rootKey{}
 	own := &delegation{name: roleRoot, threshold: root.roles[roleRoot].threshold}
 	for _, k := range candidates {
-		if p.pinned(k, at) {
+		if prev != nil || p.pinned(k, at) {
 			byID[k.id] = k
 			own.keys = append(own.keys, k.key)
 		}

@@ -218,13 +218,30 @@ func TestRootFileLongAgo(t *testing.T) {
 	w.admitted("v1", "one")
 }
 
-func TestRootRotationHasToBePinned(t *testing.T) {
+func TestRotatedRootIsTrustedByItsPredecessorNotByThePin(t *testing.T) {
 	w := newWorld(t)
 	w.admitted("v1", "one")
 	old := w.conf.Pin.RootKeys[0]
 	k := rotate(t, w)
-	w.refused("v1", "one", verify.UntrustedSigner)
+	w.admitted("v1", "one")
+	w.open()
+	w.admitted("v1", "one")
+
+	kept := w.state
+	w.state = &notarytest.State{} // nobody remembers the predecessor
+	w.open()
+	if r := w.refused("v1", "one", verify.UntrustedSigner); !strings.Contains(r.Message, k.ID()) {
+		t.Errorf("got %q, want the id that would have to be pinned in it", r.Message)
+	}
 	w.conf.Pin.RootKeys = []string{old, k.ID()}
+	w.open()
+	w.admitted("v1", "one")
+
+	w.state = kept // trusted under another pin, which no longer counts
+	w.conf.Pin.RootKeys = []string{rootKeyOf(t, testGUN).ID()}
+	w.open()
+	w.refused("v1", "one", verify.UntrustedSigner)
+	w.conf.Pin.RootKeys = []string{k.ID()}
 	w.open()
 	w.admitted("v1", "one")
 }

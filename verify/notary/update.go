@@ -85,7 +85,7 @@ func (u *updater) run(ctx context.Context) (*repository, error) {
 }
 
 func (u *updater) build(ctx context.Context, timestamp []byte) (*repository, error) {
-	if u.old != nil && u.old.root == u.root && bytes.Equal(timestamp, u.old.timestamp.raw) && !u.old.incomplete() {
+	if u.old != nil && u.old.root == u.root && bytes.Equal(timestamp, u.old.timestamp.raw) {
 		return u.old, u.rec.check(u.old)
 	}
 	u.rec.forget(u.root.rootDoc)
@@ -94,6 +94,10 @@ func (u *updater) build(ctx context.Context, timestamp []byte) (*repository, err
 		return u.v.fetch.Fetch(ctx, u.gun, name, most)
 	}
 	repo, err := b.build(ctx, u.root, timestamp)
+	var refusal *verify.Refusal
+	if err != nil && !errors.As(err, &refusal) {
+		return nil, &outdatedError{err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +107,13 @@ func (u *updater) build(ctx context.Context, timestamp []byte) (*repository, err
 	u.keepRoots(repo)
 	return repo, nil
 }
+
+// outdatedError says that the server has newer metadata, by a timestamp that
+// verified, but that it could not be read: what is known is known to be old.
+type outdatedError struct{ err error }
+
+func (e *outdatedError) Error() string { return "there is newer metadata: " + e.err.Error() }
+func (e *outdatedError) Unwrap() error { return e.err }
 
 // keepRoots carries the history along for those who still have an old root.
 func (u *updater) keepRoots(repo *repository) {
@@ -243,12 +254,16 @@ func (v *Verifier) restore(ctx context.Context, gun string) (*repository, error)
 	return repo, nil
 }
 
-// restoreRoot verifies the stored root against the pin. Behind a pinned file
-// every root in between has to be there too.
+// restoreRoot verifies the stored root. If it was trusted under this pin, that
+// stands; else the pin has to vouch for it, a pinned file through every root in
+// between.
 func (v *Verifier) restoreRoot(gun string, rec *record) (*trustedRoot, error) {
 	root, err := parseRoot(rec.Files[roleRoot])
 	if err != nil {
 		return nil, err
+	}
+	if rec.Anchor == v.pins.anchor {
+		return (&pins{firstUse: true}).verifyRoot(gun, root, nil, v.clock())
 	}
 	if v.pins.root == nil {
 		return v.pins.verifyRoot(gun, root, nil, v.clock())

@@ -52,6 +52,8 @@ type Repository struct {
 	Edit func(role string, signed map[string]any)
 	// EditEnvelope changes what was signed, before it is hashed into the parent.
 	EditEnvelope func(role string, envelope map[string]any)
+	// EditRaw changes the bytes, before they are hashed into the parent.
+	EditRaw func(role string, raw []byte) []byte
 
 	mu       sync.Mutex
 	files    map[string][]byte // as served
@@ -239,7 +241,11 @@ func (r *Repository) envelope(name string, signed map[string]any, signers []*Key
 	if r.EditEnvelope != nil {
 		r.EditEnvelope(name, envelope)
 	}
-	return encode(envelope), nil
+	raw := encode(envelope)
+	if r.EditRaw != nil {
+		raw = r.EditRaw(name, raw)
+	}
+	return raw, nil
 }
 
 func (r *Repository) store(name string, version int64, raw []byte) {
