@@ -57,10 +57,8 @@ type Gate struct {
 // key is what a decision is bound to: the digest and what else the verdicts
 // rest on, never a tag alone.
 type key struct {
-	subject     verify.Subject
-	fingerprint string
-	generation  string
-	version     int
+	subject verify.Subject
+	basis   Basis
 }
 
 // NewGate returns a gate that has decided nothing yet.
@@ -103,12 +101,18 @@ func (g *Gate) Remembers(r *Rule, s verify.Subject) bool {
 	return ok
 }
 
-// Basis returns what a decision about s under r rests on now besides the
-// digest. A decision made on another basis has to be made again.
-func (g *Gate) Basis(r *Rule, s verify.Subject) string {
-	k := g.key(r, s)
-	return fmt.Sprintf("%d|%s|%s", k.version, k.fingerprint, k.generation)
+// Basis is what a decision rests on besides the digest and the evidence's end:
+// the rule with its verifiers, and the state of their trust metadata. It is
+// comparable.
+type Basis struct {
+	Fingerprint string `json:"fingerprint"`
+	Generation  string `json:"generation,omitempty"`
+	Version     int    `json:"version"`
 }
+
+// Basis returns what a decision about s under r rests on now. A decision made
+// on another basis has to be made again.
+func (g *Gate) Basis(r *Rule, s verify.Subject) Basis { return g.key(r, s).basis }
 
 // Close forgets everything.
 func (g *Gate) Close() { g.admitted.Close() }
@@ -129,7 +133,7 @@ func (g *Gate) remembered(k key) (Decision, bool) {
 // decideOnce asks the verifiers once for any number of callers. The question
 // outlives a caller that goes away, because others may be waiting for it.
 func (g *Gate) decideOnce(ctx context.Context, r *Rule, s verify.Subject, k key) (Decision, error) {
-	flight := fmt.Sprintf("%s|%s|%s|%s", k.subject, s.MediaType, k.fingerprint, k.generation)
+	flight := fmt.Sprintf("%s|%s|%s|%s", k.subject, s.MediaType, k.basis.Fingerprint, k.basis.Generation)
 	ch := g.flights.DoChan(flight, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyTimeout)
 		defer cancel()
@@ -191,7 +195,7 @@ func (g *Gate) askOne(ctx context.Context, name string, s verify.Subject) (v Ver
 // key leaves the tag out if no verdict depends on it, so that a pull by tag
 // and the pull by digest that follows share one decision.
 func (g *Gate) key(r *Rule, s verify.Subject) key {
-	k := key{subject: s, fingerprint: r.Fingerprint, version: rulesVersion}
+	k := key{subject: s, basis: Basis{Fingerprint: r.Fingerprint, Version: rulesVersion}}
 	tagBound := false
 	var generations []string
 	for _, name := range r.names {
@@ -208,6 +212,6 @@ func (g *Gate) key(r *Rule, s verify.Subject) key {
 	if !tagBound {
 		k.subject.Tag = ""
 	}
-	k.generation = strings.Join(generations, ",")
+	k.basis.Generation = strings.Join(generations, ",")
 	return k
 }

@@ -18,6 +18,9 @@ import (
 // index, index of indexes.
 const maxDepth = 4
 
+// maxNotes bounds what is known to be written: beyond it some is written again.
+const maxNotes = 100_000
+
 // maxParents bounds how many admitted manifests are asked about one blob. A
 // base layer may be shared by thousands; one that is admitted is enough.
 const maxParents = 1000
@@ -32,15 +35,23 @@ type admitted struct {
 	roots  *cache.Table
 	refs   *cache.Table
 	// noted holds what need not be written again.
-	noted *cache.Memo[string, struct{}]
+	noted *cache.Memo[note, struct{}]
+}
+
+// note is something that has been written: an admission of a subject, or what
+// a manifest below a parent refers to.
+type note struct {
+	subject verify.Subject
+	basis   policy.Basis
+	parent  digest.Digest
 }
 
 // root is an admission of a manifest by the gate.
 type root struct {
 	Subject verify.Subject `json:"subject"`
 	// Basis is policy.Gate.Basis at the time.
-	Basis   string    `json:"basis"`
-	Expires time.Time `json:"expires,omitzero"`
+	Basis   policy.Basis `json:"basis"`
+	Expires time.Time    `json:"expires,omitzero"`
 }
 
 // relation is what a parent says about something it refers to.
@@ -50,7 +61,7 @@ type relation struct {
 }
 
 func newAdmitted(p policy.Policy, g *policy.Gate, state *cache.State) (*admitted, error) {
-	noted, err := cache.NewMemo[string, struct{}](hotManifests)
+	noted, err := cache.NewMemo[note, struct{}](maxNotes)
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +79,8 @@ func refKey(name string, child, parent digest.Digest) string {
 func (a *admitted) add(r *policy.Rule, s verify.Subject, d policy.Decision, o *object) error {
 	s.Tag = ""
 	basis := a.gate.Basis(r, s)
-	note := s.String() + "|" + basis
-	if _, ok := a.noted.Get(note); ok && d.Remembered {
+	n := note{subject: s, basis: basis}
+	if _, ok := a.noted.Get(n); ok && d.Remembered {
 		return nil
 	}
 	entries := map[string][]byte{}
@@ -82,7 +93,7 @@ func (a *admitted) add(r *policy.Rule, s verify.Subject, d policy.Decision, o *o
 	if err := a.putRoot(root{Subject: s, Basis: basis, Expires: d.Expires}); err != nil {
 		return err
 	}
-	a.noted.Add(note, struct{}{}, d.Expires)
+	a.noted.Add(n, struct{}{}, d.Expires)
 	return nil
 }
 
@@ -100,8 +111,8 @@ func (a *admitted) putRoot(r root) error {
 // addBelow notes what a manifest refers to that is admitted because something
 // else is: a child with its index, signature material with its subject.
 func (a *admitted) addBelow(name string, o *object, parent digest.Digest) error {
-	note := name + "|" + o.digest.String() + "|" + parent.String()
-	if _, ok := a.noted.Get(note); ok {
+	n := note{subject: verify.Subject{Repository: name, Digest: o.digest}, parent: parent}
+	if _, ok := a.noted.Get(n); ok {
 		return nil
 	}
 	entries := map[string][]byte{}
@@ -116,7 +127,7 @@ func (a *admitted) addBelow(name string, o *object, parent digest.Digest) error 
 	if err := a.refs.Put(entries); err != nil {
 		return fmt.Errorf("noting what %s@%s refers to: %w", name, o.digest, err)
 	}
-	a.noted.Add(note, struct{}{}, time.Time{})
+	a.noted.Add(n, struct{}{}, time.Time{})
 	return nil
 }
 

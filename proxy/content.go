@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -44,6 +45,7 @@ type object struct {
 	body   []byte
 	digest digest.Digest
 	*verify.Manifest
+	header http.Header // what is sent with it
 	// fetched is set if the upstream was asked for the bytes.
 	fetched bool
 }
@@ -162,7 +164,7 @@ func (c *content) parse(body []byte, d digest.Digest) (*object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &object{body: body, digest: d, Manifest: m}
+	o := &object{body: body, digest: d, Manifest: m, header: manifestHeader(m.MediaType, d, len(body))}
 	if len(body) <= hotManifestSize {
 		c.hot.Add(d, o, time.Time{})
 	}

@@ -59,6 +59,7 @@ func (p *Proxy) parseReference(ref string) (route, error) {
 		rt.registry = reference.Domain(named)
 		return rt, verify.Refuse(verify.UnknownUpstream, "%s is not configured as an upstream", rt.registry)
 	}
+	rt.full = rt.registry + "/" + rt.repository
 	switch r := reference.TagNameOnly(named).(type) {
 	case reference.Digested:
 		rt.digest = r.Digest()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/cache"
 )
 
 // waitStored waits until a transfer has been committed: that happens after the
@@ -32,4 +34,8 @@ func (w *world) tamper(d digest.Digest) {
 	w.must(err)
 	body[len(body)/2] ^= 1
 	w.must(os.WriteFile(path, body, 0o600))
+}
+
+func longLived() *cache.Brief[string, digest.Digest] {
+	return cache.NewBrief[string, digest.Digest](100, time.Hour)
 }

@@ -48,6 +48,8 @@ type route struct {
 	registry string
 	// repository is the name within the registry, "library/alpine".
 	repository string
+	// full is both, as verify.Subject.Name returns it.
+	full string
 	// path is the repository as the client wrote it, for Link headers.
 	path string
 	// namespaced is set if the registry was chosen by ns.
@@ -61,8 +63,8 @@ type route struct {
 	artifactType string
 }
 
-// name returns the full repository name, as verify.Subject.Name does.
-func (r route) name() string { return r.registry + "/" + r.repository }
+// name returns the full repository name.
+func (r route) name() string { return r.full }
 
 // Names are checked before anything else looks at them: they become storage
 // paths and upstream URLs.
@@ -203,7 +205,8 @@ func (r *route) chooseUpstream(ns []string, regs Registries) error {
 	if r.registry == dockerHub && !strings.Contains(r.repository, "/") {
 		r.repository = "library/" + r.repository
 	}
-	if !nameGrammar.MatchString(r.repository) || len(r.name()) > maxName {
+	r.full = r.registry + "/" + r.repository
+	if !nameGrammar.MatchString(r.repository) || len(r.full) > maxName {
 		return badName("the repository name is malformed or too long")
 	}
 	return nil

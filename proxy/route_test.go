@@ -49,8 +49,8 @@ func TestParseRoute(t *testing.T) {
 		reference  string
 		namespaced bool
 	}{
-		{"/v2/", kindPing, "/", "", false},
-		{"/v2", kindPing, "/", "", false},
+		{"/v2/", kindPing, "", "", false},
+		{"/v2", kindPing, "", "", false},
 		{"/v2/alpine/manifests/latest", kindManifest, "docker.io/library/alpine", "latest", false},
 		{"/v2/library/alpine/manifests/" + someDigest, kindManifest, "docker.io/library/alpine", someDigest, false},
 		{"/v2/org/app/manifests/v1?ns=ghcr.io", kindManifest, "ghcr.io/org/app", "v1", true},

@@ -31,6 +31,7 @@ type tags struct {
 	fresh    *cache.Brief[string, digest.Digest]
 	down     *cache.Brief[string, error]
 	last     *cache.Table
+	noted    *cache.Brief[string, digest.Digest]
 	heads    singleflight.Group
 	maxStale time.Duration
 }
@@ -44,6 +45,7 @@ type lastTag struct {
 func newTags(c *content, state *cache.State, ttl, maxStale time.Duration) *tags {
 	return &tags{content: c, last: state.Table("tags"), maxStale: maxStale,
 		fresh: cache.NewBrief[string, digest.Digest](maxTags, ttl),
+		noted: cache.NewBrief[string, digest.Digest](maxTags, resolvedWrites),
 		down:  cache.NewBrief[string, error](maxTags, outageMemory)}
 }
 
@@ -109,15 +111,18 @@ func (t *tags) head(ctx context.Context, name, tag string) (digest.Digest, error
 // admitted notes that the tag's digest was admitted: it is what max_stale serves.
 func (t *tags) admitted(name, tag string, d digest.Digest) error {
 	key := name + ":" + tag
-	last, known := t.load(key)
-	if known && last.Digest == d && time.Since(last.Resolved) < resolvedWrites {
+	if noted, ok := t.noted.Get(key); ok && noted == d {
 		return nil
 	}
 	value, err := json.Marshal(lastTag{Digest: d, Resolved: time.Now()})
 	if err != nil {
 		return err
 	}
-	return t.last.Put(map[string][]byte{key: value})
+	if err := t.last.Put(map[string][]byte{key: value}); err != nil {
+		return err
+	}
+	t.noted.Set(key, d)
+	return nil
 }
 
 func (t *tags) load(key string) (lastTag, bool) {
