@@ -221,9 +221,9 @@ func (c *Client) followed(ctx context.Context, rt http.RoundTripper, r request, 
 		resp.Body.Close()
 		switch {
 		case err != nil:
-			return nil, c.failed(r, resp.StatusCode, errors.New("it redirects without saying where"))
+			return nil, c.failed(r, resp.StatusCode, fmt.Errorf("%w: it redirects without saying where", errForbidden))
 		case hop == maxRedirects:
-			return nil, c.failed(r, resp.StatusCode, fmt.Errorf("it redirects more than %d times", maxRedirects))
+			return nil, c.failed(r, resp.StatusCode, fmt.Errorf("%w: it redirects more than %d times", errForbidden, maxRedirects))
 		case !c.guard.isUpstream(target) && target.Scheme != "https":
 			return nil, c.failed(r, resp.StatusCode, fmt.Errorf("%w: it redirects from %s to %s, which is not https", errForbidden, at.Host, target.Host))
 		}
