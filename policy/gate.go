@@ -2,12 +2,15 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/countersign/countersign/cache"
@@ -113,6 +116,44 @@ type Basis struct {
 // Basis returns what a decision about s under r rests on now. A decision made
 // on another basis has to be made again.
 func (g *Gate) Basis(r *Rule, s verify.Subject) Basis { return g.key(r, s).basis }
+
+// Resolve returns the digest that the trust metadata of the rule's verifiers
+// gives the tag. It admits nothing: Admit has to be asked about what is found.
+// If several say, the first in the rule's order is taken, and Admit sees to it
+// that the others agree where the rule demands it.
+func (g *Gate) Resolve(ctx context.Context, r *Rule, repository, tag string) (digest.Digest, error) {
+	err := error(verify.Refuse(verify.Unsigned, "no trust metadata says what %s:%s means", repository, tag))
+	for _, name := range r.names {
+		resolver, ok := g.verifiers[name].(verify.Resolver)
+		if !ok {
+			continue
+		}
+		d, resolveErr := resolver.Resolve(ctx, repository, tag)
+		if resolveErr == nil {
+			return d.Digest, nil
+		}
+		if err = resolveErr; !errors.As(err, new(*verify.Refusal)) {
+			return "", &UndecidedError{Rule: r.Name, Causes: []error{fmt.Errorf("verifier %s: %w", name, err)}}
+		}
+	}
+	return "", err
+}
+
+// Metadata returns a file of the trust metadata that the rule's verifiers hold
+// about a repository, or an error that wraps fs.ErrNotExist.
+func (g *Gate) Metadata(ctx context.Context, r *Rule, repository, file string) ([]byte, error) {
+	for _, name := range r.names {
+		source, ok := g.verifiers[name].(verify.MetadataSource)
+		if !ok {
+			continue
+		}
+		body, err := source.Raw(ctx, repository, file)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return body, err
+		}
+	}
+	return nil, fmt.Errorf("trust metadata %s of %s: %w", file, repository, fs.ErrNotExist)
+}
 
 // Close forgets everything.
 func (g *Gate) Close() { g.admitted.Close() }

@@ -58,6 +58,8 @@ type Rule struct {
 	Match Pattern
 	// Require is what must hold; the zero value never does.
 	Require Requirement
+	// Resolve lets trust metadata say what a tag means, instead of the upstream.
+	Resolve bool
 	// Exempt, if set, admits without asking anybody, in words and until a date.
 	Exempt *Exemption
 	// Fingerprint is a hash over everything a decision under this rule rests

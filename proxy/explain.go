@@ -36,7 +36,7 @@ func (p *Proxy) Explain(ctx context.Context, ref string) Explanation {
 	if x.Rule, x.Err = p.policy.For(rt.name()); x.Err != nil {
 		return x
 	}
-	o, err := p.lookUp(ctx, rt, &event{})
+	o, err := p.lookUp(ctx, rt, x.Rule, &event{})
 	if err != nil {
 		x.Err = fmt.Errorf("looking up %s: %w", x.Subject, err)
 		return x

@@ -163,6 +163,16 @@ func (p *Proxy) referrers(w http.ResponseWriter, r *http.Request, rt route, rule
 	return writeJSON(w, ocispec.MediaTypeImageIndex, body)
 }
 
+// trust passes verified trust metadata on, so that `notary` and `docker trust`
+// behind the choke point keep working. They verify it themselves.
+func (p *Proxy) trust(w http.ResponseWriter, r *http.Request, rt route, rule *policy.Rule) error {
+	body, err := p.gate.Metadata(r.Context(), rule, rt.name(), rt.file)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, "application/json", body)
+}
+
 // tagList passes one page of tags through. A list admits nothing.
 func (p *Proxy) tagList(w http.ResponseWriter, r *http.Request, rt route) error {
 	up, repo, err := p.content.upstreams.client(rt.name())

@@ -153,6 +153,8 @@ func (p *Proxy) dispatch(w http.ResponseWriter, r *http.Request, rt route, ev *e
 		return p.referrers(w, r, rt, rule, ev)
 	case kindTags:
 		return p.tagList(w, r, rt)
+	case kindTrust:
+		return p.trust(w, r, rt, rule)
 	}
 	return errNoEndpoint
 }
@@ -166,7 +168,7 @@ func (p *Proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, rule 
 	if subject, ok := materialTag(rt.tag); ok {
 		return p.material(w, r, rt, rule, subject, ev)
 	}
-	o, err := p.lookUp(ctx, rt, ev)
+	o, err := p.lookUp(ctx, rt, rule, ev)
 	if err != nil {
 		return err
 	}
@@ -194,14 +196,21 @@ func (p *Proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, rule 
 	return writeManifest(w, r, o)
 }
 
-// lookUp returns the manifest that the request names.
-func (p *Proxy) lookUp(ctx context.Context, rt route, ev *event) (*object, error) {
+// lookUp returns the manifest that the request names: what a tag means is said
+// by the upstream or, if the rule says so, by the trust metadata.
+func (p *Proxy) lookUp(ctx context.Context, rt route, rule *policy.Rule, ev *event) (*object, error) {
 	var o *object
 	var err error
-	if rt.tag != "" {
+	d := rt.digest
+	if rt.tag != "" && rule.Resolve {
+		if d, err = p.gate.Resolve(ctx, rule, rt.name(), rt.tag); err != nil {
+			return nil, err
+		}
+	}
+	if d == "" {
 		o, ev.Stale, err = p.tags.resolve(ctx, rt.name(), rt.tag)
 	} else {
-		o, err = p.content.byDigest(ctx, rt.name(), rt.digest)
+		o, err = p.content.byDigest(ctx, rt.name(), d)
 	}
 	if err != nil {
 		return nil, err

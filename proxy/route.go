@@ -32,11 +32,12 @@ const (
 	kindBlob           // end-2:  GET|HEAD /v2/<name>/blobs/<digest>
 	kindTags           // end-8:  GET /v2/<name>/tags/list
 	kindReferrers      // end-12: GET /v2/<name>/referrers/<digest>
+	kindTrust          // Notary v1: GET /v2/<gun>/_trust/tuf/<file>
 )
 
 // String returns the word that decision records and metrics use.
 func (k kind) String() string {
-	return [...]string{"none", "ping", "manifest", "blob", "tags", "referrers"}[k]
+	return [...]string{"none", "ping", "manifest", "blob", "tags", "referrers", "trust"}[k]
 }
 
 // route is a request, parsed once. Everything below works on it and never
@@ -61,6 +62,8 @@ type route struct {
 	n            int
 	last         string
 	artifactType string
+	// file is the name of trust metadata, "targets/releases.json".
+	file string
 }
 
 // name returns the full repository name.
@@ -70,6 +73,7 @@ func (r route) name() string { return r.full }
 // paths and upstream URLs.
 var (
 	nameGrammar = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+	fileGrammar = regexp.MustCompile(`^[a-z0-9_-]+(?:[/.][a-z0-9_-]+)*$`)
 	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
@@ -122,6 +126,13 @@ var errNoEndpoint = errcode.ErrorCodeNameUnknown.WithMessage("the path is not on
 func badName(why string) error { return errcode.ErrorCodeNameInvalid.WithMessage(why) }
 
 func (r *route) parsePath(rest string) error {
+	if gun, file, ok := strings.Cut(rest, "/_trust/tuf/"); ok {
+		r.kind, r.path, r.file = kindTrust, gun, file
+		if !fileGrammar.MatchString(file) {
+			return badName("the name of the trust metadata is malformed")
+		}
+		return nil
+	}
 	parts := strings.Split(rest, "/")
 	if len(parts) < 3 {
 		return errNoEndpoint

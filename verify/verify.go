@@ -89,6 +89,22 @@ type Scope struct {
 	Generation string
 }
 
+// Resolver is implemented by a Verifier whose trust metadata says itself what a
+// tag means.
+type Resolver interface {
+	// Resolve returns the digest and size that the tag of the repository,
+	// named in full, means. Errors are those of Verify.
+	Resolve(ctx context.Context, repository, tag string) (ocispec.Descriptor, error)
+}
+
+// MetadataSource is implemented by a Verifier that can pass its verified trust
+// metadata on, to clients that verify it again.
+type MetadataSource interface {
+	// Raw returns a file of a repository's metadata by the name that its own
+	// protocol gives it. An absent one is an error that wraps fs.ErrNotExist.
+	Raw(ctx context.Context, repository, name string) ([]byte, error)
+}
+
 // Evidence says who vouches for a subject. The zero value vouches for nothing
 // and is never returned with a nil error.
 type Evidence struct {

@@ -33,10 +33,12 @@ type assembly struct {
 	registry *prometheus.Registry
 	ready    atomic.Bool
 
-	store   *cache.Store
-	state   *cache.State
-	gate    *policy.Gate
-	records *recordLog
+	store     *cache.Store
+	state     *cache.State
+	gate      *policy.Gate
+	records   *recordLog
+	verifiers map[string]verify.Verifier
+	trust     *trustWatch
 }
 
 // assemble builds the proxy that a configuration describes; messages and
@@ -67,11 +69,14 @@ func assemble(c *Config, log io.Writer) (a *assembly, err error) {
 		Upstreams: ups, Store: a.store, State: a.state, Policy: c.Policy,
 		TagTTL: c.Cache.Tags, MaxStale: c.Cache.MaxStale, Records: a.records.requests, Metrics: metrics,
 		Gate: func(src verify.Source) (*policy.Gate, error) {
-			verifiers, err := c.verifiers(src)
-			if err != nil {
+			var err error
+			if a.verifiers, err = c.verifiers(src, a.state); err != nil {
 				return nil, err
 			}
-			a.gate, err = policy.NewGate(policy.GateConfig{Verifiers: verifiers, Decisions: c.Cache.Decisions,
+			if a.trust, err = watchTrust(a.registry, a.verifiers); err != nil {
+				return nil, err
+			}
+			a.gate, err = policy.NewGate(policy.GateConfig{Verifiers: a.verifiers, Decisions: c.Cache.Decisions,
 				Refusals: c.Cache.Refusals, Observe: metrics.Decided})
 			return a.gate, err
 		},
@@ -137,6 +142,9 @@ func (a *assembly) checkReady() error {
 
 // close lets go of everything in the order opposite to opening it.
 func (a *assembly) close() {
+	if a.trust != nil {
+		a.trust.close()
+	}
 	if a.gate != nil {
 		a.gate.Close()
 	}

@@ -122,6 +122,8 @@ func describeVerifier(v VerifierConfig) []string {
 		return lines
 	case v.Digests != nil:
 		return []string{fmt.Sprintf("digests: the list %s, sha256:%x", v.Digests.Name, sha256.Sum256(v.Digests.Text))}
+	case v.Notary != nil:
+		return v.Notary.describe()
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func FuzzParseConfig(f *testing.F) {
 				t.Errorf("rule %d requires nothing and exempts nothing", i)
 			}
 		}
-		if _, err := first.verifiers(nil); err != nil {
+		if _, err := first.verifiers(nil, nil); err != nil {
 			t.Errorf("accepted, but a verifier cannot be made: %v", err)
 		}
 	})

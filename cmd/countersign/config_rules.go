@@ -86,10 +86,25 @@ func (r *reader) rule(s *section, c *Config) *policy.Rule {
 			}
 		}
 	}
-	s.unsupported("mode", "platforms", "resolve", "tags", "prefetch")
+	rule.Resolve = s.resolve(rule.Require, c.Verifiers)
+	s.unsupported("mode", "platforms", "tags", "prefetch")
 	s.finish()
 	rule.Fingerprint = ruleFingerprint(rule, c.Verifiers)
 	return rule
+}
+
+// resolve reads resolve: trust, which needs a verifier that knows tags.
+func (s *section) resolve(q policy.Requirement, verifiers map[string]VerifierConfig) bool {
+	v := s.text("resolve")
+	switch {
+	case v == "":
+		return false
+	case v != "trust":
+		s.wrong("resolve", "%s is not a value: write trust, or remove the key", quote(v))
+	case !slices.ContainsFunc(q.Verifiers(), func(name string) bool { return verifiers[name].Notary != nil }):
+		s.wrong("resolve", "none of the required verifiers says what a tag means: require a notary verifier, or remove the key")
+	}
+	return true
 }
 
 // pattern reads a pattern of repositories.

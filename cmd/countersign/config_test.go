@@ -145,7 +145,7 @@ url.example https://url.example url hunter2
 	check("key names", team.Keys[0].Name+" "+team.Keys[1].Name, "team QA")
 	check("not_before", team.Keys[1].NotBefore, time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC))
 	check("not_after", team.Keys[1].NotAfter, time.Date(2036, 1, 1, 0, 0, 0, 0, time.UTC).Add(-time.Nanosecond))
-	verifiers, err := c.verifiers(nil)
+	verifiers, err := c.verifiers(nil, nil)
 	check("verifiers", len(verifiers), 3)
 	check("error", err, nil)
 }

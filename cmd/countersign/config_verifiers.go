@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/countersign/countersign/cache"
 	"github.com/countersign/countersign/verify"
 	"github.com/countersign/countersign/verify/digests"
 	"github.com/countersign/countersign/verify/sigstore"
@@ -25,6 +26,7 @@ var verifierNameGrammar = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 type VerifierConfig struct {
 	Sigstore *sigstore.Config
 	Digests  *digests.Config
+	Notary   *NotaryConfig
 	// Fingerprint is a hash over the scheme and its configuration with the
 	// contents of all files.
 	Fingerprint string
@@ -37,17 +39,22 @@ func (v VerifierConfig) Scheme() string {
 		return "sigstore"
 	case v.Digests != nil:
 		return "digests"
+	case v.Notary != nil:
+		return "notary"
 	}
 	return ""
 }
 
-// verifier makes the verifier; src may be nil to see whether it can be made.
-func (v VerifierConfig) verifier(src verify.Source) (verify.Verifier, error) {
+// verifier makes the verifier; src and state may be nil to see whether it can
+// be made.
+func (v VerifierConfig) verifier(src verify.Source, state *cache.State) (verify.Verifier, error) {
 	switch {
 	case v.Sigstore != nil:
 		return asVerifier(sigstore.New(*v.Sigstore, src))
 	case v.Digests != nil:
 		return asVerifier(digests.New(*v.Digests))
+	case v.Notary != nil:
+		return v.Notary.verifier(state)
 	}
 	return nil, errors.New("no scheme is configured")
 }
@@ -68,11 +75,12 @@ func each(err error) []error {
 	return []error{err}
 }
 
-// verifiers makes all verifiers, reading signatures through src.
-func (c *Config) verifiers(src verify.Source) (map[string]verify.Verifier, error) {
+// verifiers makes all verifiers, reading signatures through src and keeping
+// what they must remember in state.
+func (c *Config) verifiers(src verify.Source, state *cache.State) (map[string]verify.Verifier, error) {
 	all := make(map[string]verify.Verifier, len(c.Verifiers))
 	for name, config := range c.Verifiers {
-		v, err := config.verifier(src)
+		v, err := config.verifier(src, state)
 		if err != nil {
 			return nil, fmt.Errorf("verifier %s: %w", name, err)
 		}
@@ -96,7 +104,7 @@ func (r *reader) verifiers(root *section) map[string]VerifierConfig {
 }
 
 // schemes are the keys of a verifier in the configuration's contract.
-const schemes = "sigstore or digests"
+const schemes = "sigstore, notary or digests"
 
 func (r *reader) verifier(s *section) VerifierConfig {
 	before := len(r.mistakes)
@@ -108,14 +116,16 @@ func (r *reader) verifier(s *section) VerifierConfig {
 			v.Sigstore = r.sigstore(s.sub("sigstore"))
 		case "digests":
 			v.Digests = r.digests(s.sub("digests"))
-		case "notary", "tuf", "notation", "attestation":
+		case "notary":
+			v.Notary = r.notary(s.sub("notary"))
+		case "tuf", "notation", "attestation":
 			s.unsupported(key.Value)
 		default:
 			continue
 		}
 		found++
 	}
-	s.asked = append(s.asked, "sigstore", "digests")
+	s.asked = append(s.asked, "sigstore", "notary", "digests")
 	s.finish()
 	switch {
 	case found > 1:
@@ -126,7 +136,7 @@ func (r *reader) verifier(s *section) VerifierConfig {
 	if len(r.mistakes) > before {
 		return v
 	}
-	if _, err := v.verifier(nil); err != nil {
+	if _, err := v.verifier(nil, nil); err != nil {
 		for _, e := range each(err) {
 			r.mistake(s.line, "%s: %v", s.name, e)
 		}
@@ -135,7 +145,8 @@ func (r *reader) verifier(s *section) VerifierConfig {
 		Scheme   string
 		Sigstore *sigstore.Config
 		Digests  *digests.Config
-	}{v.Scheme(), v.Sigstore, v.Digests})
+		Notary   any
+	}{v.Scheme(), v.Sigstore, v.Digests, v.Notary.trusted()})
 	return v
 }
 

@@ -79,7 +79,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServeCommand(), newDemoCommand(), newVerifyCommand(), newCheckCommand())
+	root.AddCommand(newServeCommand(), newDemoCommand(), newVerifyCommand(), newInspectCommand(), newCheckCommand())
 	return root
 }
 

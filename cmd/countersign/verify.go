@@ -47,18 +47,11 @@ func newVerifyCommand() *cobra.Command {
 // verifyReferences decides with a store and a state of its own: those of the
 // configuration may be in use by a running proxy.
 func verifyReferences(ctx context.Context, out io.Writer, c *Config, format string, refs []string) error {
-	dir, err := os.MkdirTemp("", "countersign-verify-")
-	if err != nil {
-		return fmt.Errorf("making a temporary directory: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	private := *c
-	private.State, private.Storage, private.Decisions = dir, Storage{Driver: "inmemory"}, Decisions{}
-	a, err := assemble(&private, io.Discard)
+	a, done, err := assemblePrivate(c)
 	if err != nil {
 		return err
 	}
-	defer a.close()
+	defer done()
 	code := exitAdmitted
 	for _, ref := range refs {
 		x := a.proxy.Explain(ctx, ref)
@@ -71,6 +64,26 @@ func verifyReferences(ctx context.Context, out io.Writer, c *Config, format stri
 		return &exitError{code: code}
 	}
 	return nil
+}
+
+// assemblePrivate builds the proxy of a configuration with an empty store and
+// state, for commands that run beside a proxy that holds the real ones.
+func assemblePrivate(c *Config) (a *assembly, done func(), err error) {
+	dir, err := os.MkdirTemp("", "countersign-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a temporary directory: %w", err)
+	}
+	private := *c
+	private.State, private.Storage, private.Decisions = dir, Storage{Driver: "inmemory"}, Decisions{}
+	a, err = assemble(&private, io.Discard)
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return a, func() {
+		a.close()
+		// A directory that stays behind in the system's temporary one is no failure.
+		_ = os.RemoveAll(dir)
+	}, nil
 }
 
 func exitCode(err error) int {

@@ -129,28 +129,38 @@ func pickDigest(list, want string) string {
 	return strings.Join(all, " ")
 }
 
-// containerdClient is containerd 1.6 with ctr, which reads hosts.toml.
+// containerdClient is containerd with ctr, which reads hosts.toml.
 type containerdClient struct {
 	s      *site
+	name   string
+	ctr    string
 	socket string
 	hosts  string
 }
 
-func newContainerd(t *testing.T, s *site) *containerdClient {
+// newContainerd starts the containerd of the directory bin, or that of the
+// system for "".
+func newContainerd(t *testing.T, s *site, name, bin string) *containerdClient {
 	t.Helper()
-	dir := filepath.Join(s.dir, "containerd")
+	dir := filepath.Join(s.dir, name)
 	must(t, os.MkdirAll(dir, 0o755))
-	c := &containerdClient{s: s, socket: filepath.Join(dir, "c.sock"), hosts: filepath.Join(dir, "certs.d")}
-	config := s.write(t, "containerd/config.toml", fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
+	program := func(name string) string {
+		if bin == "" {
+			return name
+		}
+		return filepath.Join(bin, name)
+	}
+	c := &containerdClient{s: s, name: name, ctr: program("ctr"), socket: filepath.Join(dir, "c.sock"), hosts: filepath.Join(dir, "certs.d")}
+	config := s.write(t, name+"/config.toml", fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
 		filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.socket))
 	log, err := os.Create(filepath.Join(dir, "log"))
 	must(t, err)
-	cmd := exec.Command("containerd", "--config", config)
+	cmd := exec.Command(program("containerd"), "--config", config)
 	cmd.Env = append(os.Environ(), s.caEnv()...)
 	cmd.Stdout, cmd.Stderr = log, log
 	startProcess(t, cmd)
 	waitFor(t, "containerd", func() bool {
-		_, ok := command(t, nil, "ctr", "--address", c.socket, "version")
+		_, ok := command(t, nil, c.ctr, "--address", c.socket, "version")
 		return ok
 	})
 	return c
@@ -158,19 +168,23 @@ func newContainerd(t *testing.T, s *site) *containerdClient {
 
 func (c *containerdClient) via(t *testing.T, host string, mirror bool) {
 	t.Helper()
-	// containerd 1.6 ignores `server` alone: it has to be a host as well.
+	c.s.write(t, c.name+"/certs.d/"+upstreamHost+"/hosts.toml", hostsToml(host, mirror))
+}
+
+// hostsToml is the configuration that does not fall back: containerd 1.6
+// ignores `server` alone, so the proxy has to be a host as well.
+func hostsToml(host string, mirror bool) string {
 	server := host
 	if mirror {
 		server = upstreamHost
 	}
-	c.s.write(t, "containerd/certs.d/"+upstreamHost+"/hosts.toml",
-		fmt.Sprintf("server = \"https://%s\"\n[host.\"https://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", server, host))
+	return fmt.Sprintf("server = \"https://%s\"\n[host.\"https://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", server, host)
 }
 
 func (c *containerdClient) pull(t *testing.T, repository, reference string) (string, string, bool) {
 	name := direct(repository, reference)
 	ctr := func(args ...string) (string, bool) {
-		return command(t, c.s.caEnv(), "ctr", append([]string{"--address", c.socket}, args...)...)
+		return command(t, c.s.caEnv(), c.ctr, append([]string{"--address", c.socket}, args...)...)
 	}
 	_, _ = ctr("images", "rm", "--sync", name)
 	out, ok := ctr("images", "pull", "--hosts-dir", c.hosts, "--snapshotter", "native", name)

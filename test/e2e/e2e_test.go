@@ -72,26 +72,29 @@ func TestRealClients(t *testing.T) {
 		return
 	}
 	s := newSite(t, binary)
-	containerd := newContainerd(t, s)
+	containerd := newContainerd(t, s, "containerd", "")
 	table := &table{}
 	child := s.children(t, "lib/multi")[0].String()
 	if out, _, ok := containerd.firstPull(t, "lib/multi", child); ok {
 		t.Errorf("child of an index that was not admitted yet: pulled, want refused\n%s", out)
 	}
-	for _, c := range []struct {
-		name   string
-		client client
-		facts  facts
-	}{
+	for _, c := range append([]subjectClient{
 		{"crane", &craneClient{s: s, binary: crane, host: proxyHost}, facts{message: true}},
 		{"skopeo", skopeoClient{s}, facts{message: true, mirrors: true}},
 		{"podman", podmanClient{s}, facts{message: true, mirrors: true}},
 		{"containerd 1.6", containerd, facts{mirrors: true, resumes: true}},
 		{"docker 20.10", newDocker(t, s, containerd.socket), facts{message: true, mirrors: true, resumes: true}},
-	} {
+	}, s.builtClients(t)...) {
 		t.Run(c.name, func(t *testing.T) { s.exercise(t, c.name, c.client, c.facts, table) })
 	}
 	table.print(t)
+}
+
+// subjectClient is a client with what it can do.
+type subjectClient struct {
+	name   string
+	client client
+	facts  facts
 }
 
 // facts are what a client can do at all.
