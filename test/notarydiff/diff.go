@@ -33,7 +33,7 @@ type answer struct {
 	err    error
 }
 
-// client is one implementation with what it remembers.
+// resolver is one implementation with what it remembers.
 type resolver interface {
 	resolve(tag string) answer
 }
@@ -86,7 +86,7 @@ var errPanic = errors.New("the reference panicked")
 
 // remote is the reference's HTTP store without HTTP.
 type remote struct {
-	storage.MemoryStore
+	*storage.MemoryStore
 	files files
 }
 

@@ -308,6 +308,26 @@ func TestMixedSnapshot(t *testing.T) {
 	}}})
 }
 
+func TestMixedSnapshotWithSHA256Only(t *testing.T) {
+	run(t, []attack{{name: "releases of another snapshot", want: verify.DigestMismatch, do: func(t *testing.T, w *world) {
+		w.repo.Edit = func(role string, signed map[string]any) {
+			if role == "snapshot" {
+				for _, f := range signed["meta"].(map[string]any) {
+					delete(f.(map[string]any)["hashes"].(map[string]any), "sha512")
+				}
+			}
+		}
+		old := w.repo.Files()["targets/releases.json"]
+		check(t, w.repo.Sign("v1", target("two"), releases))
+		w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
+			if strings.HasPrefix(name, releases) {
+				return old, nil
+			}
+			return raw, nil
+		})
+	}}})
+}
+
 func TestSwappedRoles(t *testing.T) {
 	for a, b := range map[string]string{"timestamp": "snapshot", "snapshot": "targets", "targets": releases, "root": "targets"} {
 		w := newWorld(t)
@@ -406,6 +426,17 @@ func TestTooManyOfEverything(t *testing.T) {
 				keys[fmt.Sprintf("%064d", i)] = map[string]any{}
 			}
 		})},
+		{name: "roles of several levels", want: verify.Malformed, do: func(t *testing.T, w *world) {
+			w.repo.Edit = func(role string, signed map[string]any) {
+				if role == "targets" || role == alice {
+					d := signed["delegations"].(map[string]any)
+					for i := range maxDelegations / 2 {
+						d["roles"] = append(d["roles"].([]any), map[string]any{"name": fmt.Sprintf("%s/r%d", role, i), "keyids": []any{}, "threshold": 1})
+					}
+				}
+			}
+			republish(t, w)
+		}},
 		{name: "roles", want: verify.Malformed, do: editing("targets", func(signed map[string]any) {
 			d := signed["delegations"].(map[string]any)
 			for i := range maxRoles {
@@ -522,4 +553,14 @@ func TestUnderSignedDelegationIsNotPassedOver(t *testing.T) {
 	check(t, w.repo.Publish(releases))
 	w.refused("v1", "one", verify.UntrustedSigner)
 	w.refused("v1", "old", verify.UntrustedSigner)
+}
+
+// The hash alone would do; but a length that is wrong is a lie of somebody.
+func TestLengthOfMetadataHasToAgree(t *testing.T) {
+	for _, by := range []int{-1, 1} {
+		run(t, []attack{{name: fmt.Sprint(by), want: verify.DigestMismatch, do: editing("snapshot", func(signed map[string]any) {
+			file := signed["meta"].(map[string]any)["targets"].(map[string]any)
+			file["length"] = file["length"].(int) + by
+		})}})
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/countersign/countersign/verify"
@@ -137,4 +138,12 @@ func TestECDSASignatureEncoding(t *testing.T) {
 	if k.verifies(methodECDSA, []byte("m"), make([]byte, 64)) {
 		t.Error("r = s = 0 verifies")
 	}
+}
+
+func TestECDSASignatureOfAnotherWidth(t *testing.T) {
+	run(t, []attack{{name: "a zero before s", want: verify.BadSignature, do: editingEnvelope("targets", func(e map[string]any) {
+		s := e["signatures"].([]any)[0].(map[string]any)
+		sig := s["sig"].([]byte)
+		s["sig"] = slices.Concat(sig[:32], []byte{0}, sig[32:])
+	})}})
 }

@@ -54,6 +54,12 @@ func TestDigestPull(t *testing.T) {
 	}
 }
 
+func TestTargetsThatAreNoTags(t *testing.T) {
+	w := newWorld(t)
+	check(t, w.repo.Sign("a file/../name", target("two"), releases))
+	w.refused("", "two", verify.Unsigned)
+}
+
 func TestRolesAreAskedInOrder(t *testing.T) {
 	w := newWorld(t)
 	check(t, w.repo.Sign("v1", target("from targets"), "targets"))
@@ -191,6 +197,15 @@ func TestServerThatLostTheRepositoryIsNotUnsigned(t *testing.T) {
 	w.admitted("v1", "one")
 	w.pass(15 * 24 * time.Hour)
 	w.undecided("v1", "one")
+}
+
+func TestServerThatLostTheRepositoryUnderANewPin(t *testing.T) {
+	w := newWorld(t)
+	w.admitted("v1", "one")
+	w.repo.Restore(nil)
+	w.conf.Pin.RootKeys = []string{fixtureRoot}
+	w.open()
+	w.undecided("v1", "one") // it was signed once
 }
 
 func TestContextEnds(t *testing.T) {

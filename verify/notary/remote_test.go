@@ -141,6 +141,16 @@ func TestRemoteDoesNotFollowRedirectsAway(t *testing.T) {
 	equal(t, "requests elsewhere", elsewhere.requests(), nil)
 }
 
+func TestRedirectBoundary(t *testing.T) {
+	request := func(u string) *http.Request { return must[*http.Request](t)(http.NewRequest(http.MethodGet, u, nil)) }
+	via := []*http.Request{request("https://notary.test/a")}
+	for u, ok := range map[string]bool{"https://notary.test/b": true, "http://notary.test/b": false, "https://notary.test:444/b": false, "https://auth.notary.test/b": false} {
+		if err := sameHost(request(u), via); (err == nil) != ok {
+			t.Errorf("%s: got %v, want followed: %v", u, err, ok)
+		}
+	}
+}
+
 func TestRemoteBasic(t *testing.T) {
 	w := newWorld(t)
 	server := newWire(t, func(rw http.ResponseWriter, r *http.Request) {
