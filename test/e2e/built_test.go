@@ -26,10 +26,11 @@ func (s *site) builtClients(t *testing.T) []subjectClient {
 	if bin == "" {
 		return nil
 	}
-	containerd := newContainerd(t, s, "containerd2", bin)
+	// Content is shared within a containerd: each client has one of its own.
+	engine := newContainerd(t, s, "containerd29", bin)
 	return []subjectClient{
-		{"containerd 2.4", containerd, facts{message: true, mirrors: true, resumes: true}},
-		{"docker 29", newEngine(t, s, bin, containerd.socket), facts{message: true, mirrors: true, resumes: true}},
+		{"containerd 2.4", newContainerd(t, s, "containerd2", bin), facts{message: true, mirrors: true, resumes: true}},
+		{"docker 29", newEngine(t, s, bin, engine.socket), facts{message: true, mirrors: true, resumes: true}},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -134,6 +135,7 @@ type containerdClient struct {
 	s      *site
 	name   string
 	ctr    string
+	built  bool
 	socket string
 	hosts  string
 }
@@ -150,7 +152,7 @@ func newContainerd(t *testing.T, s *site, name, bin string) *containerdClient {
 		}
 		return filepath.Join(bin, name)
 	}
-	c := &containerdClient{s: s, name: name, ctr: program("ctr"), socket: filepath.Join(dir, "c.sock"), hosts: filepath.Join(dir, "certs.d")}
+	c := &containerdClient{s: s, name: name, ctr: program("ctr"), built: bin != "", socket: filepath.Join(dir, "c.sock"), hosts: filepath.Join(dir, "certs.d")}
 	config := s.write(t, name+"/config.toml", fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
 		filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.socket))
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -187,7 +189,12 @@ func (c *containerdClient) pull(t *testing.T, repository, reference string) (str
 		return command(t, c.s.caEnv(), c.ctr, append([]string{"--address", c.socket}, args...)...)
 	}
 	_, _ = ctr("images", "rm", "--sync", name)
-	out, ok := ctr("images", "pull", "--hosts-dir", c.hosts, "--snapshotter", "native", name)
+	args := []string{"images", "pull", "--hosts-dir", c.hosts, "--snapshotter", "native", name}
+	if c.built {
+		// Its transfer service unpacks with the snapshotter of its configuration only.
+		args = slices.Insert(args, 2, "--local")
+	}
+	out, ok := ctr(args...)
 	if !ok {
 		return out, "", false
 	}
