@@ -57,64 +57,91 @@ func (s *Store) removeStale(ctx context.Context, path string) error {
 func (s *Store) commitFlight(f *flight) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), maxTransfer)
 	defer cancel()
-	err := s.commit(ctx, f.key.digest, f.spool)
+	save, err := s.commit(ctx, f.key.digest, f.spool)
 	f.spool.remove()
+	if err == nil {
+		err = save()
+	}
 	if err != nil {
 		s.report(f.key.digest, err)
 	}
 }
 
-// commit makes verified content durable and stores it. The spool file's name
-// may be gone then; if it is not, the caller removes it.
-func (s *Store) commit(ctx context.Context, d digest.Digest, sp *spool) error {
+// commit stores verified content: others find it on return, and a kill does
+// not undo it. Only save, which the caller must call, makes it durable against
+// a power failure. The spool file's name may be gone then; if it is not, the
+// caller removes it.
+func (s *Store) commit(ctx context.Context, d digest.Digest, sp *spool) (save func() error, err error) {
 	written, err := stampOf(sp.file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if written.size != sp.size {
-		return fmt.Errorf("the spool file has %d bytes; %d were written", written.size, sp.size)
+		return nil, fmt.Errorf("the spool file has %d bytes; %d were written", written.size, sp.size)
 	}
 	unlock, err := s.locks.lock(ctx, d)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer unlock()
 	path, ok := s.spoolDriverPath(sp.path)
-	if !ok {
-		return s.copy(ctx, d, sp)
+	if ok {
+		ok, err = s.nameSpool(ctx, d, sp)
 	}
-	if err := sp.file.Sync(); err != nil {
-		return fmt.Errorf("sync: %w", asNoSpace(err))
+	if ok && err == nil {
+		save, err = s.rename(ctx, d, sp, path, written)
+	} else if err == nil {
+		save, err = func() error { return nil }, s.copy(ctx, d, sp)
 	}
-	if sp.named {
-		h := newHash(d)
-		if err := copyContext(ctx, h, sp.reader()); err != nil {
-			return fmt.Errorf("read back: %w", err)
-		}
-		if sum(d, h) != d {
-			return errChanged
-		}
-	} else if err := nameFile(sp.file, sp.path); err != nil {
-		return s.copy(ctx, d, sp) // no /proc
+	if err != nil {
+		unlock()
+		return nil, err
 	}
-	return s.rename(ctx, d, sp, path, written)
+	inner := save
+	return func() error { defer unlock(); return inner() }, nil
 }
 
-// rename commits a spool file of the local driver. The stamp is noted only if
-// nobody has written to the file since it was verified; else it is hashed when
-// it is first read.
-func (s *Store) rename(ctx context.Context, d digest.Digest, sp *spool, path string, written stamp) error {
+// nameSpool makes sure that a spool file has a name and is what was written to
+// it. It returns false if it cannot be named.
+func (s *Store) nameSpool(ctx context.Context, d digest.Digest, sp *spool) (bool, error) {
+	if !sp.named {
+		return nameFile(sp.file, sp.path) == nil, nil // no /proc: it is copied instead
+	}
+	h := newHash(d)
+	if err := copyContext(ctx, h, sp.reader()); err != nil {
+		return false, fmt.Errorf("read back: %w", err)
+	}
+	if sum(d, h) != d {
+		return false, errChanged
+	}
+	return true, nil
+}
+
+// rename commits a spool file of the local driver. It gets a stamp only if
+// nobody has written to it since it was verified; else it is hashed when it is
+// first read. The stamp becomes durable after the file: were it the other way
+// round, a power failure could leave a stamp that fits a file of zeros.
+func (s *Store) rename(ctx context.Context, d digest.Digest, sp *spool, path string, written stamp) (save func() error, err error) {
 	if err := s.driver.Move(ctx, path, blobPath(d)); err != nil {
-		return fmt.Errorf("commit: %w", driverError(err))
+		return nil, fmt.Errorf("commit: %w", driverError(err))
 	}
 	now, err := stampOf(sp.file)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if now.size == written.size && now.mtime == written.mtime {
-		s.stamps.set(d, now)
+	untouched := now.size == written.size && now.mtime == written.mtime
+	if untouched {
+		s.stamps.note(d, now)
 	}
-	return nil
+	return func() error {
+		if err := sp.file.Sync(); err != nil { // the disk has not taken it after all
+			err = fmt.Errorf("sync: %w", asNoSpace(err))
+			return errors.Join(err, s.deleteLocked(context.WithoutCancel(ctx), d))
+		}
+		if untouched {
+			s.stamps.save(d, now)
+		}
+		return nil
+	}, nil
 }
 
 // copy commits a spool file that cannot be renamed into place. It hashes again

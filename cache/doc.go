@@ -12,7 +12,8 @@
 // content that does not match its digest is never completed and never committed.
 //
 // A transfer lives in a spool file, which on Linux has no name. When it is
-// verified it is synced, named and renamed into place, and only then is stored.
+// verified it is named and renamed into place, and only then is stored; it is
+// synced to the disk before its stamp is.
 // What a crash leaves in the spool directory is removed by the next OpenStore.
 //
 // # What is trusted

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,10 +21,15 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (*Content, error) {
 	if err := checkDigest(d); err != nil {
 		return nil, err
 	}
+	open := s.openRemote
 	if s.local() {
-		return s.openLocal(ctx, d)
+		open = s.openLocal
 	}
-	return s.openRemote(ctx, d)
+	c, err := open(ctx, d)
+	if err == nil && s.config.Limit > 0 {
+		s.usage.touch(d)
+	}
+	return c, err
 }
 
 // ReadAll returns stored content whole, hashed on the way out. A corrupt copy
@@ -222,9 +226,10 @@ func (s *Store) openRemote(ctx context.Context, d digest.Digest) (*Content, erro
 	return c, err
 }
 
-// Put stores body, which must be d, and is durable on return. It is for
-// content that was read whole, like manifests. The error is a *DigestError if
-// body is not d.
+// Put stores body, which must be d; everybody finds it on return. It is for
+// content that was read whole, like manifests. It survives the process at
+// once, and a power failure as soon as the disk has it, which Put does not wait
+// for. The error is a *DigestError if body is not d.
 func (s *Store) Put(ctx context.Context, d digest.Digest, body []byte) error {
 	if err := checkDigest(d); err != nil {
 		return err
@@ -235,32 +240,55 @@ func (s *Store) Put(ctx context.Context, d digest.Digest, body []byte) error {
 	if _, err := s.Stat(ctx, d); err == nil {
 		return nil
 	}
-	if err := s.enter(); err != nil {
-		return err
+	if err := s.enter(ctx); err != nil {
+		return fmt.Errorf("put %s: %w", d, err)
 	}
-	defer s.running.Done()
-	sp, err := createSpool(s.spool.path, int64(len(body)))
+	sp, save, err := s.put(ctx, d, body)
 	if err != nil {
+		s.leave()
 		return fmt.Errorf("put %s: %w", d, err)
 	}
-	_, err = io.Copy(sp, bytes.NewReader(body))
-	if err == nil {
-		err = s.commit(ctx, d, sp)
-	}
-	sp.remove()
-	if err = errors.Join(err, sp.file.Close()); err != nil {
-		return fmt.Errorf("put %s: %w", d, err)
-	}
+	go func() { // ends when the disk has the file; Close waits for it
+		defer s.leave()
+		if err := errors.Join(save(), sp.file.Close()); err != nil {
+			s.report(d, err)
+		}
+	}()
 	return nil
 }
 
-// enter lets Close wait for the caller, who calls running.Done.
-func (s *Store) enter() error {
+func (s *Store) put(ctx context.Context, d digest.Digest, body []byte) (sp *spool, save func() error, err error) {
+	if sp, err = createSpool(s.spool.path, int64(len(body))); err != nil {
+		return nil, nil, err
+	}
+	if _, err = sp.Write(body); err == nil {
+		save, err = s.commit(ctx, d, sp)
+	}
+	sp.remove()
+	if err != nil {
+		return nil, nil, errors.Join(err, sp.file.Close())
+	}
+	return sp, save, nil
+}
+
+// enter waits for one of the places of Puts in progress. The caller leaves.
+func (s *Store) enter(ctx context.Context) error {
+	select {
+	case s.puts <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		<-s.puts
 		return ErrClosed
 	}
 	s.running.Add(1)
 	return nil
+}
+
+func (s *Store) leave() {
+	<-s.puts
+	s.running.Done()
 }

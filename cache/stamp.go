@@ -114,14 +114,25 @@ func (s *stamps) get(d digest.Digest) (stamp, bool) {
 	return st, true
 }
 
-// set notes st for d. If State cannot keep it, it is known until the process
-// ends and the file is hashed once more after that: no reason to fail.
+// set notes st for d, durably.
 func (s *stamps) set(d digest.Digest, st stamp) {
+	s.note(d, st)
+	s.save(d, st)
+}
+
+// note notes st for d until the process ends.
+func (s *stamps) note(d digest.Digest, st stamp) {
 	if old, ok := s.get(d); ok {
 		s.count(-old.size, -1)
 	}
 	s.count(st.size, 1)
 	s.remember(d, st)
+}
+
+// save makes durable what was noted; the file must be durable before. If State
+// cannot keep it, the file is hashed once more after the next start: no reason
+// to fail.
+func (s *stamps) save(d digest.Digest, st stamp) {
 	if s.table != nil {
 		_ = s.table.Put(map[string][]byte{d.String(): st.bytes()})
 	}

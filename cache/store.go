@@ -25,6 +25,8 @@ const (
 	maxBad = 4096
 	// removeTimeout bounds the removal of corrupt content from a remote driver.
 	removeTimeout = 30 * time.Second
+	// maxPuts bounds the Puts that wait for the disk, each with an open file.
+	maxPuts = 64
 	// maxFetchRounds is how often Fetch looks again when what it found stored
 	// is gone a moment later.
 	maxFetchRounds = 3
@@ -45,6 +47,9 @@ type StoreConfig struct {
 	State *State
 	// MaxBlob bounds the content that Fetch accepts, in bytes; zero is 64 GiB.
 	MaxBlob int64
+	// Limit is how many bytes are kept; what was used least recently is evicted
+	// beyond it. Zero is no limit.
+	Limit int64
 	// Failed, if set, is told what no caller hears of: verified content could
 	// not be stored (its readers were served nevertheless), or a corrupt copy
 	// could not be removed. It must not block.
@@ -61,7 +66,10 @@ type Store struct {
 	stamps  *stamps
 	locks   digestLocks
 	bad     *Brief[flightKey, *DigestError]
-	running sync.WaitGroup // flights
+	usage   usage
+	evictor chan struct{}  // closed to end keepLimit; nil without a limit
+	running sync.WaitGroup // flights, Puts and keepLimit
+	puts    chan struct{}  // a place for each Put whose file is not on the disk yet
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight
@@ -93,11 +101,17 @@ func OpenStore(ctx context.Context, c StoreConfig) (*Store, error) {
 		driver: c.Driver, config: c, spool: dir, stamps: stamps,
 		locks:   digestLocks{held: make(map[digest.Digest]chan struct{})},
 		bad:     NewBrief[flightKey, *DigestError](maxBad, badTTL),
+		puts:    make(chan struct{}, maxPuts),
 		flights: make(map[flightKey]*flight),
 		live:    make(map[*flight]struct{}),
+		usage:   usage{last: make(map[digest.Digest]time.Time)},
 	}
 	if err := s.prepareDriver(ctx); err != nil {
 		return nil, fmt.Errorf("open content store: %w", errors.Join(err, dir.close()))
+	}
+	if c.Limit > 0 {
+		s.evictor = make(chan struct{})
+		s.running.Go(func() { s.keepLimit(s.evictor) })
 	}
 	return s, nil
 }
@@ -166,6 +180,7 @@ func (s *Store) Delete(ctx context.Context, d digest.Digest) error {
 // process ended in between, content without one is hashed and counted again.
 func (s *Store) deleteLocked(ctx context.Context, d digest.Digest) error {
 	s.stamps.remove(d)
+	s.usage.forget(d)
 	if err := driverError(s.driver.Delete(ctx, blobDir(d))); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -185,6 +200,9 @@ func (s *Store) Close() error {
 		}
 	}
 	s.mu.Unlock()
+	if s.evictor != nil && !again {
+		close(s.evictor)
+	}
 	s.running.Wait()
 	if again {
 		return nil

@@ -196,7 +196,10 @@ func TestNamedSpool(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		err = e.commit(t.Context(), d, sp)
+		save, err := e.commit(t.Context(), d, sp)
+		if err == nil {
+			err = save()
+		}
 		sp.remove()
 		_ = f.Close()
 		if changed != errors.Is(err, errChanged) || !changed && err != nil {
@@ -243,7 +246,11 @@ func TestChangedBetweenNameAndStamp(t *testing.T) {
 	if !ok {
 		t.Fatal("the spool is not below the root")
 	}
-	if err := e.rename(t.Context(), d, sp, path, written); err != nil {
+	save, err := e.rename(t.Context(), d, sp, path, written)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := save(); err != nil {
 		t.Fatal(err)
 	}
 	e.wantAbsent(d)

@@ -11,6 +11,7 @@ import (
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
@@ -91,7 +92,10 @@ func (a *assembly) openStorage(c *Config) error {
 	if a.state, err = cache.OpenState(c.State); err != nil {
 		return err
 	}
-	store := cache.StoreConfig{State: a.state, Spool: filepath.Join(c.State, "spool")}
+	store := cache.StoreConfig{State: a.state, Spool: filepath.Join(c.State, "spool"), Limit: c.Storage.Limit,
+		Failed: func(d digest.Digest, err error) {
+			a.log.Error("keeping content", zap.String("digest", string(d)), zap.Error(err))
+		}}
 	if store.Driver, err = newDriver(c.Storage); err != nil {
 		return err
 	}
