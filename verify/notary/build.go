@@ -36,10 +36,17 @@ type repository struct {
 	timestamp  *metaDoc
 	snapshot   *metaDoc
 	roles      map[string]*loadedRole // targets and the delegations that verified
-	broken     map[string]error       // delegations that are under-signed, by name
+	broken     map[string]brokenRole  // delegations that are under-signed, by name
 	order      []string               // the names in roles and broken, as found: parents first
 	roots      map[int64][]byte       // every root that was verified on the way, by version
 	generation string
+}
+
+// brokenRole is a delegation that is under-signed: the snapshot vouches for the
+// bytes, too few of its keys do.
+type brokenRole struct {
+	err error
+	raw []byte
 }
 
 // loadedRole is targets or a delegation, verified.
@@ -54,7 +61,7 @@ type loadedRole struct {
 type builder struct {
 	gun    string
 	fetch  func(ctx context.Context, name string, most int64) ([]byte, error)
-	known  map[[sha256.Size]byte][]byte // verified before: not fetched again
+	known  map[[sha256.Size]byte][]byte // files by hash, not fetched again
 	seen   map[string]seen
 	needed map[string]bool
 }
@@ -67,7 +74,7 @@ var errOtherRoot = verify.Refuse(verify.DigestMismatch, "the snapshot was made w
 // not judged here. An error is a *verify.Refusal if something did not verify;
 // any other error means that something could not be read.
 func (b *builder) build(ctx context.Context, root *trustedRoot, timestamp []byte) (*repository, error) {
-	r := &repository{gun: b.gun, root: root, roles: map[string]*loadedRole{}, broken: map[string]error{}, roots: map[int64][]byte{}}
+	r := &repository{gun: b.gun, root: root, roles: map[string]*loadedRole{}, broken: map[string]brokenRole{}, roots: map[int64][]byte{}}
 	var err error
 	if r.timestamp, err = parseTimestamp(timestamp); err != nil {
 		return nil, malformed(roleTimestamp, err)
@@ -124,7 +131,7 @@ func (b *builder) loadDelegations(ctx context.Context, r *repository) error {
 		switch {
 		case underSigned(err):
 			r.order = append(r.order, child.name)
-			r.broken[child.name] = err
+			r.broken[child.name] = brokenRole{err: err, raw: b.known[[sha256.Size]byte(r.snapshot.meta[child.name].sha256)]}
 		case err != nil:
 			return err
 		case r.roles[child.name] != nil:
@@ -204,6 +211,7 @@ func (b *builder) read(ctx context.Context, role string, meta fileMeta) ([]byte,
 	if !meta.matches(raw) {
 		return nil, verify.Refuse(verify.DigestMismatch, "the metadata of %s is not what the metadata above it says", role)
 	}
+	b.known[[sha256.Size]byte(meta.sha256)] = raw
 	return raw, nil
 }
 
@@ -233,8 +241,8 @@ func (b *builder) generation(r *repository) string {
 		if l, ok := r.roles[name]; ok {
 			fmt.Fprintf(h, "%s %x %q\n", name, l.sum, l.by.paths)
 		}
-		if err, ok := r.broken[name]; ok {
-			fmt.Fprintf(h, "%s broken %s\n", name, err)
+		if broken, ok := r.broken[name]; ok {
+			fmt.Fprintf(h, "%s broken %s\n", name, broken.err)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
@@ -257,6 +265,9 @@ func (r *repository) knownFiles() map[[sha256.Size]byte][]byte {
 	if r != nil {
 		for _, d := range r.documents() {
 			known[d.sum] = d.raw
+		}
+		for _, broken := range r.broken {
+			known[sha256.Sum256(broken.raw)] = broken.raw
 		}
 	}
 	return known

@@ -164,8 +164,8 @@ func (r *reader) until(role *loadedRole) (time.Time, string) {
 // pass over it would let its absence decide.
 func (r *reader) role(name string) (*loadedRole, error) {
 	for parent := name; parent != roleTargets; parent = parentRole(parent) {
-		if err, ok := r.repo.broken[parent]; ok {
-			return nil, err
+		if broken, ok := r.repo.broken[parent]; ok {
+			return nil, broken.err
 		}
 	}
 	role, ok := r.repo.roles[name]

@@ -3,6 +3,7 @@ package notary
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -119,8 +120,8 @@ func (r *reader) delegationReports(parent *loadedRole) []RoleReport {
 		if !ok {
 			report := roleReport(d, nil, nil)
 			report.Problem = "nothing is published"
-			if err := r.repo.broken[d.name]; err != nil {
-				report.Problem = err.Error()
+			if broken, ok := r.repo.broken[d.name]; ok {
+				report.Problem = broken.err.Error()
 			}
 			out = append(out, report)
 			continue
@@ -216,8 +217,8 @@ func (v *Verifier) Status() []Status {
 
 // Raw returns verified metadata by its name in the URL: the current
 // <role>.json, <role>.<sha256>.json, and N.root.json as far back as roots were
-// seen. Anything else is an error that wraps fs.ErrNotExist. Expiry is for the
-// client to judge.
+// seen. Anything else is an error that wraps fs.ErrNotExist. Expiry, and whether
+// a delegation has signatures enough, is for the client to judge.
 func (v *Verifier) Raw(ctx context.Context, gun, name string) ([]byte, error) {
 	f, ok := parseFileName(name)
 	if !ok || checkGUN(gun) != nil {
@@ -256,6 +257,9 @@ func (r *repository) file(f fileName) []byte {
 		if d.role == f.role && (f.sum == "" || f.sum == hex.EncodeToString(d.sum[:])) {
 			return d.raw
 		}
+	}
+	if broken, ok := r.broken[f.role]; ok && (f.sum == "" || f.sum == fmt.Sprintf("%x", sha256.Sum256(broken.raw))) {
+		return broken.raw
 	}
 	return nil
 }

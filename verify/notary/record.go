@@ -52,7 +52,7 @@ func (s seen) allows(doc *document) error {
 // record is what the State holds for one GUN.
 type record struct {
 	Seen  map[string]seen   `json:"seen"`
-	Files map[string][]byte `json:"files"` // by role, as last verified
+	Files map[string][]byte `json:"files"` // by role, as last read below a snapshot that verified
 	Roots map[string][]byte `json:"roots"` // by version
 	// Anchor names the pin that the roots were trusted by: under another pin
 	// they have to satisfy that one.
@@ -88,6 +88,17 @@ func (r *record) check(repo *repository) error {
 	return nil
 }
 
+// roots returns the stored roots by version.
+func (r *record) roots() map[int64][]byte {
+	out := map[int64][]byte{}
+	for version, raw := range r.Roots {
+		if n, err := strconv.ParseInt(version, 10, 64); err == nil {
+			out[n] = raw
+		}
+	}
+	return out
+}
+
 // with returns the record after repo was verified. What was seen is kept also
 // for roles that are gone: a role that comes back goes on from there.
 func (r *record) with(repo *repository, anchor string, at time.Time) *record {
@@ -96,6 +107,9 @@ func (r *record) with(repo *repository, anchor string, at time.Time) *record {
 	for _, d := range repo.documents() {
 		next.Seen[d.role] = seen{Version: d.version, SHA256: hex.EncodeToString(d.sum[:])}
 		next.Files[d.role] = d.raw
+	}
+	for name, broken := range repo.broken {
+		next.Files[name] = broken.raw
 	}
 	for version, raw := range repo.roots {
 		next.Roots[strconv.FormatInt(version, 10)] = raw

@@ -222,8 +222,11 @@ func (v *Verifier) next(ctx context.Context, gun string, old *view) (next *view)
 	}()
 	if old != nil {
 		*next = *old
-	} else if next.repo, next.err = v.restore(ctx, gun); next.err != nil {
-		return next
+	}
+	if next.repo == nil { // another process may have been there first
+		if next.repo, next.err = v.restore(ctx, gun); next.err != nil {
+			return next
+		}
 	}
 	repo, err := v.update(ctx, gun, next.repo)
 	if err == nil {

@@ -272,3 +272,29 @@ func TestNewerMetadataThatCannotBeRead(t *testing.T) {
 	w.pass(2 * time.Minute)
 	w.undecided("v1", "one") // it stays known
 }
+
+func TestAnotherReplicaLoadsFirst(t *testing.T) {
+	w := newWorld(t)
+	w.conf.Pin = Pin{FirstUse: true}
+	files := w.repo.Files()
+	w.repo.Restore(nil)
+	first := w.open()
+	w.refused("v1", "one", verify.Unsigned)
+	w.repo.Restore(files)
+	w.open()
+	w.admitted("v1", "one")
+	w.v = first
+	w.pass(2 * time.Minute)
+	w.admitted("v1", "one")
+}
+
+func TestUnsignedIsNotKeptWhenTheServerGoes(t *testing.T) {
+	w := newWorld(t)
+	files := w.repo.Files()
+	w.repo.Restore(nil)
+	w.refused("v1", "one", verify.Unsigned)
+	w.repo.Restore(files)
+	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("down") })
+	w.pass(2 * time.Minute)
+	w.undecided("v1", "one")
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,5 +190,46 @@ func TestFrozenExpiredRootCertificate(t *testing.T) {
 	var refusal *verify.Refusal
 	if _, err := v.Verify(t.Context(), fixtureSubject()); !errors.As(err, &refusal) || refusal.Reason != verify.Expired {
 		t.Errorf("at the end: got %v, want expired", err)
+	}
+}
+
+func TestUnderSignedDelegationSurvivesARestart(t *testing.T) {
+	w := newWorld(t)
+	w.conf.Pin = Pin{FirstUse: true}
+	w.open()
+	w.admitted("v1", "one")
+	w.repo.Roles[releases].Keys = []*notarytest.Key{makeKey(t, "ecdsa")} // alice's was removed
+	check(t, w.repo.Publish("targets"))
+	w.pass(2 * time.Minute)
+	w.refused("v1", "one", verify.UntrustedSigner)
+	if raw, err := w.v.Raw(t.Context(), testGUN, "targets/releases.json"); err != nil || string(raw) != string(w.repo.Files()["targets/releases.json"]) {
+		t.Errorf("got %d bytes, %v; want the under-signed metadata, for the client to judge", len(raw), err)
+	}
+	w.open()
+	w.repo.Requests()
+	w.refused("v1", "one", verify.UntrustedSigner)
+	equal(t, "requests", w.repo.Requests(), []string{"timestamp.json"})
+	check(t, w.repo.Publish(releases))
+	w.pass(2 * time.Minute)
+	w.admitted("v1", "one")
+}
+
+func TestRootInTheStateOutlivesTheRest(t *testing.T) {
+	w := newWorld(t)
+	w.conf.Pin = Pin{FirstUse: true}
+	w.open()
+	w.admitted("v1", "one")
+	rotate(t, w)
+	w.admitted("v1", "one")
+	var rec record
+	stored := must[[]byte](t)(w.state.Load(testGUN))
+	check(t, json.Unmarshal(stored, &rec))
+	delete(rec.Files, "snapshot")
+	check(t, w.state.Swap(testGUN, stored, must[[]byte](t)(json.Marshal(rec))))
+	w.open()
+	w.repo.Requests()
+	w.admitted("v1", "one")
+	if asked := w.repo.Requests(); slices.Contains(asked, "root.json") {
+		t.Errorf("got requests %v, want the root from the state", asked)
 	}
 }

@@ -132,10 +132,15 @@ func (u *updater) keepRoots(repo *repository) {
 	}
 }
 
-// bootstrap finds the first root: the server's current one, which the pin has
-// to vouch for, or one that follows from the pinned file. That the server has
-// none, and never had, means that nothing is signed.
+// bootstrap finds a root to begin with: the one in the state, even if nothing
+// else there is of use; else the server's current one, which the pin has to
+// vouch for, or one that follows from the pinned file. That the server has none,
+// and never had, means that nothing is signed.
 func (u *updater) bootstrap(ctx context.Context) (*trustedRoot, error) {
+	if root, err := u.v.restoreRoot(u.gun, u.rec); err == nil {
+		u.walked = u.rec.roots()
+		return root, nil
+	}
 	raw, err := u.v.fetch.Fetch(ctx, u.gun, roleRoot+".json", maxUnknown)
 	if errors.Is(err, fs.ErrNotExist) && u.rec.stored == nil {
 		return nil, verify.Refuse(verify.Unsigned, "the trust server has no metadata of %s", u.gun)
@@ -245,11 +250,7 @@ func (v *Verifier) restore(ctx context.Context, gun string) (*repository, error)
 	if err != nil {
 		return nil, nil //nolint:nilerr // the state was damaged
 	}
-	for version, raw := range rec.Roots {
-		if n, err := strconv.ParseInt(version, 10, 64); err == nil {
-			repo.roots[n] = raw
-		}
-	}
+	repo.roots = rec.roots()
 	v.floor(rec.At)
 	return repo, nil
 }
