@@ -31,9 +31,9 @@
 // targets -> delegations (targets/releases, targets/alice, …):
 //
 //   - root: signed by its own x509 keys, threshold of distinct keys, whose
-//     common name is the GUN or a prefix of it that ends in *, and that satisfy
-//     the pin; a newer root also by the threshold of its predecessor. Every
-//     intermediate N.root.json is fetched and verified.
+//     common name is the GUN or a prefix of it that ends in *. The pin vouches
+//     for the first root, the threshold of its predecessor for every other;
+//     every intermediate N.root.json is fetched and verified.
 //   - timestamp, snapshot, targets: signed by the keys that the root names. The
 //     timestamp gives length and hash of the snapshot, the snapshot those of
 //     root, targets and every delegation.
@@ -60,7 +60,8 @@
 // not verify: malformed, bad-signature, untrusted-signer, below-threshold,
 // rollback, expired, digest-mismatch. A server that cannot be reached or that
 // answers anything but the metadata leaves what is cached in force until it
-// expires; after that, and without a cache, the question is undecided.
+// expires; after that, without a cache, and if the server's timestamp says that
+// there is newer metadata, the question is undecided.
 //
 // # Limits
 //

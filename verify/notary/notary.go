@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/countersign/countersign/verify"
 )
 
@@ -69,7 +67,6 @@ type Verifier struct {
 	now    func() time.Time
 	latest atomic.Int64 // the latest time ever seen, in Unix nanoseconds
 
-	flights singleflight.Group
 	base    context.Context // ends with Close
 	close   context.CancelFunc
 	work    sync.WaitGroup

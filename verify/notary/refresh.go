@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/countersign/countersign/verify"
 )
 
@@ -31,7 +33,8 @@ const (
 
 // entry is one GUN in use.
 type entry struct {
-	gun string
+	gun    string
+	flight singleflight.Group // of one key: refreshes of this entry
 
 	mu        sync.Mutex
 	current   *view
@@ -141,14 +144,18 @@ func (v *Verifier) entry(gun string) *entry {
 	return e
 }
 
-// evict forgets the entry unused for longest; v.mu is held.
+// evict forgets the entry unused for longest, of those for which nothing was
+// ever verified if there is one: names that a client makes up must not push out
+// real ones. v.mu is held.
 func (v *Verifier) evict() {
 	var gun string
 	var oldest time.Time
+	kept := true
 	for name, e := range v.entries {
 		e.mu.Lock()
-		if gun == "" || e.used.Before(oldest) {
-			gun, oldest = name, e.used
+		verified := e.current != nil && e.current.repo != nil
+		if gun == "" || kept && !verified || kept == verified && e.used.Before(oldest) {
+			gun, oldest, kept = name, e.used, verified
 		}
 		e.mu.Unlock()
 	}
@@ -185,7 +192,7 @@ func (v *Verifier) start(e *entry, after func()) <-chan struct{} {
 	v.work.Go(func() {
 		defer after()
 		defer close(done)
-		_, _, _ = v.flights.Do(e.gun, func() (any, error) {
+		_, _, _ = e.flight.Do(e.gun, func() (any, error) {
 			v.refreshOnce(e)
 			return nil, nil
 		})

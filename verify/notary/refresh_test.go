@@ -157,11 +157,16 @@ func TestFloodOfUnsignedPulls(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	w := newWorld(t)
+	w.admitted("v1", "one")
+	w.pass(time.Second)
 	for i := range maxEntries + 100 {
 		w.v.entry(fmt.Sprintf("registry.test/r%d", i))
 	}
 	if n := len(w.v.entries); n != maxEntries {
 		t.Errorf("got %d entries, want %d", n, maxEntries)
+	}
+	if w.v.entries[testGUN] == nil {
+		t.Error("names that are not signed pushed out one that is")
 	}
 }
 
@@ -297,4 +302,22 @@ func TestUnsignedIsNotKeptWhenTheServerGoes(t *testing.T) {
 	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("down") })
 	w.pass(2 * time.Minute)
 	w.undecided("v1", "one")
+}
+
+func TestEntryForgottenWhileItLoads(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.repo.Misbehave(func(_ string, raw []byte) ([]byte, error) {
+			time.Sleep(time.Second)
+			return raw, nil
+		})
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { w.admitted("v1", "one") })
+			time.Sleep(time.Second / 2)
+			w.v.mu.Lock()
+			delete(w.v.entries, testGUN)
+			w.v.mu.Unlock()
+		}
+		wg.Wait()
+	})
 }
