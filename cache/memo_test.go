@@ -17,7 +17,7 @@ import (
 type memoKey struct {
 	digest     digest.Digest
 	repository string
-	rule       [32]byte
+	_          [32]byte // the fingerprint of a rule
 	generation uint64
 }
 

@@ -90,7 +90,7 @@ func (sp *spool) reader() io.Reader { return io.NewSectionReader(sp.file, 0, sp.
 
 // look returns how far the file may be read now, and what to wait for if that
 // does not suffice.
-func (sp *spool) look() (limit int64, verified bool, err error, changed <-chan struct{}) {
+func (sp *spool) look() (limit int64, verified bool, changed <-chan struct{}, err error) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	if sp.changed == nil {
@@ -100,14 +100,14 @@ func (sp *spool) look() (limit int64, verified bool, err error, changed <-chan s
 	if sp.verified {
 		limit = sp.size
 	}
-	return limit, sp.verified, sp.err, sp.changed
+	return limit, sp.verified, sp.changed, sp.err
 }
 
 // wait blocks until the byte at pos may be read and returns how far it may be.
 // At the end of verified content the error is io.EOF.
 func (sp *spool) wait(ctx context.Context, closed <-chan struct{}, pos int64) (limit int64, err error) {
 	for {
-		limit, verified, err, changed := sp.look()
+		limit, verified, changed, err := sp.look()
 		switch {
 		case err != nil:
 			return 0, err

@@ -30,8 +30,6 @@ type registry struct {
 	*httptest.Server
 	mu  sync.Mutex
 	log []string
-	// auth is the Authorization header of each request.
-	auth []string
 }
 
 func serve(t *testing.T, h func(http.ResponseWriter, *http.Request)) *registry {
@@ -39,7 +37,7 @@ func serve(t *testing.T, h func(http.ResponseWriter, *http.Request)) *registry {
 	r := &registry{}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
-		r.log, r.auth = append(r.log, req.Method+" "+req.URL.Path), append(r.auth, req.Header.Get("Authorization"))
+		r.log = append(r.log, req.Method+" "+req.URL.Path)
 		r.mu.Unlock()
 		h(w, req)
 	}))
@@ -51,12 +49,6 @@ func (r *registry) requests() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.log)
-}
-
-func (r *registry) sawSecret() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.ContainsFunc(r.auth, func(a string) bool { return a != "" })
 }
 
 func client(t *testing.T, base string, change func(*Config)) *Client {
