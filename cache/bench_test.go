@@ -49,7 +49,7 @@ func BenchmarkOpen(b *testing.B) {
 	})
 }
 
-// BenchmarkPut is one manifest, durable on return.
+// BenchmarkPut is one manifest, until others find it.
 func BenchmarkPut(b *testing.B) {
 	s := benchStore(b)
 	body := make([]byte, 2000)

@@ -87,17 +87,17 @@ func (s *Store) commit(ctx context.Context, d digest.Digest, sp *spool) (save fu
 	if ok {
 		ok, err = s.nameSpool(ctx, d, sp)
 	}
+	settle := func() error { return nil }
 	if ok && err == nil {
-		save, err = s.rename(ctx, d, sp, path, written)
+		settle, err = s.rename(ctx, d, sp, path, written)
 	} else if err == nil {
-		save, err = func() error { return nil }, s.copy(ctx, d, sp)
+		err = s.copy(ctx, d, sp)
 	}
 	if err != nil {
 		unlock()
 		return nil, err
 	}
-	inner := save
-	return func() error { defer unlock(); return inner() }, nil
+	return func() error { defer unlock(); return settle() }, nil
 }
 
 // nameSpool makes sure that a spool file has a name and is what was written to
@@ -160,7 +160,7 @@ func (s *Store) copy(ctx context.Context, d digest.Digest, sp *spool) error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	if !s.local() {
-		s.stamps.set(d, stamp{size: sp.size})
+		s.stamps.set(d, stamp{size: sp.size, mtime: time.Now().UnixNano()})
 	}
 	return nil // a local copy gets its stamp when it is first read
 }

@@ -16,6 +16,9 @@
 // synced to the disk before its stamp is.
 // What a crash leaves in the spool directory is removed by the next OpenStore.
 //
+// With a limit, what was used least recently is evicted; nothing that was
+// stored or read within the last minute is, and who reads it goes on.
+//
 // # What is trusted
 //
 // State is trusted like the configuration. The driver's content is not: it is
@@ -33,8 +36,7 @@
 //
 // # What it does not do
 //
-// It does not evict: the owner of a Store calls Delete. It does not decide
-// what may be fetched or served. It does not share content between hosts.
+// It does not decide what may be fetched or served. It does not share content between hosts.
 //
 // Digests are those of the OCI image specification v1.1.1, algorithms sha256
 // and sha512; any other is refused.

@@ -52,17 +52,23 @@ func (u *usage) of(d digest.Digest, st stamp) time.Time {
 	return time.Unix(0, st.mtime)
 }
 
-// keepLimit evicts what was used least recently whenever the store has grown
-// beyond its limit, until stop is closed.
-func (s *Store) keepLimit(stop <-chan struct{}) {
+// upkeep lists what has no stamp, and then evicts what was used least recently
+// whenever the store has grown beyond its limit, until ctx ends.
+func (s *Store) upkeep(ctx context.Context) {
+	if s.local() {
+		s.adopt(ctx)
+	}
+	if s.config.Limit <= 0 {
+		return
+	}
 	tick := time.NewTicker(evictEvery)
 	defer tick.Stop()
 	for {
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.evict(context.Background())
+			s.evict(ctx)
 		}
 	}
 }
@@ -93,10 +99,10 @@ func (s *Store) evict(ctx context.Context) {
 		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.digest, b.digest))
 	})
 	for _, c := range all {
-		if bytes, _ := s.Size(ctx); bytes <= limit/100*evictTo {
+		if bytes, _ := s.Size(ctx); bytes <= limit/100*evictTo || ctx.Err() != nil {
 			return
 		}
-		if err := s.Delete(ctx, c.digest); err != nil {
+		if err := s.Delete(ctx, c.digest); err != nil && ctx.Err() == nil {
 			s.report(c.digest, err)
 		}
 	}

@@ -103,6 +103,7 @@ func (s *Store) forget(ctx context.Context, d digest.Digest) {
 	defer unlock()
 	if _, err := s.driver.Stat(ctx, blobPath(d)); errors.Is(driverError(err), fs.ErrNotExist) {
 		s.stamps.remove(d)
+		s.usage.forget(d)
 	}
 }
 

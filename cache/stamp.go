@@ -25,8 +25,9 @@ const (
 // errNotRegular says that what is stored under a digest is no file.
 var errNotRegular = errors.New("it is not a regular file")
 
-// stamp identifies a state of a file without reading it. For a remote driver
-// only the size is set.
+// stamp identifies a state of a file without reading it. Without an inode it
+// fits no file: it only says that there is content, of a remote driver or not
+// hashed yet, and since when.
 type stamp struct {
 	size, mtime, ctime int64 // bytes; Unix nanoseconds
 	inode              uint64

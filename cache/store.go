@@ -43,7 +43,7 @@ type StoreConfig struct {
 	// commit a rename. With other drivers it must be set.
 	Spool string
 	// State keeps the stamps of stored files. Without it each file is hashed
-	// once more after a start, and Size counts from zero.
+	// once more after a start, and what a remote driver holds is not counted.
 	State *State
 	// MaxBlob bounds the content that Fetch accepts, in bytes; zero is 64 GiB.
 	MaxBlob int64
@@ -67,9 +67,9 @@ type Store struct {
 	locks   digestLocks
 	bad     *Brief[flightKey, *DigestError]
 	usage   usage
-	evictor chan struct{}  // closed to end keepLimit; nil without a limit
-	running sync.WaitGroup // flights, Puts and keepLimit
-	puts    chan struct{}  // a place for each Put whose file is not on the disk yet
+	stop    context.CancelFunc // ends upkeep
+	running sync.WaitGroup     // flights, Puts and upkeep
+	puts    chan struct{}      // a place for each Put whose file is not on the disk yet
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight
@@ -109,10 +109,9 @@ func OpenStore(ctx context.Context, c StoreConfig) (*Store, error) {
 	if err := s.prepareDriver(ctx); err != nil {
 		return nil, fmt.Errorf("open content store: %w", errors.Join(err, dir.close()))
 	}
-	if c.Limit > 0 {
-		s.evictor = make(chan struct{})
-		s.running.Go(func() { s.keepLimit(s.evictor) })
-	}
+	var upkeep context.Context
+	upkeep, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.running.Go(func() { s.upkeep(upkeep) })
 	return s, nil
 }
 
@@ -153,8 +152,9 @@ func (s *Store) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	return s.statRemote(ctx, d)
 }
 
-// Size returns how many bytes and blobs are stored, as far as this store's
-// State knows. It is cheap.
+// Size returns how many bytes and blobs are stored, as far as this store
+// knows: files without a stamp are found in the first moments after a start,
+// what others put into a remote driver is not. It is cheap.
 func (s *Store) Size(context.Context) (bytes, blobs int64) {
 	return s.stamps.bytes.Load(), s.stamps.blobs.Load()
 }
@@ -200,9 +200,7 @@ func (s *Store) Close() error {
 		}
 	}
 	s.mu.Unlock()
-	if s.evictor != nil && !again {
-		close(s.evictor)
-	}
+	s.stop()
 	s.running.Wait()
 	if again {
 		return nil

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -174,6 +175,45 @@ func TestForeignFile(t *testing.T) {
 	wg.Wait()
 	if n, blobs := e.Size(t.Context()); n != 1000 || blobs != 1 {
 		t.Errorf("size %d, %d, want 1000, 1", n, blobs)
+	}
+}
+
+// TestAdopt: files without a stamp, as a crash leaves them, count and can be
+// evicted, and are hashed before they are served.
+func TestAdopt(t *testing.T) {
+	root := t.TempDir()
+	good, g := blob(1000, 1)
+	bad, b := blob(2000, 2)
+	bad[0] ^= 1
+	for path, body := range map[string][]byte{blobPath(g): good, blobPath(b): bad, blobsPath + "/sha256/zz/data": good} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, path), body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(root, blobPath(b)), old, old); err != nil {
+		t.Fatal(err)
+	}
+	e := newEnv(t, func(c *StoreConfig) {
+		c.Root, c.Driver = root, filesystem.New(filesystem.DriverParameters{RootDirectory: root, MaxThreads: 100})
+		withState(t)(c)
+	})
+	e.root = root
+	e.settled()
+	if n, blobs := e.Size(t.Context()); n != 3000 || blobs != 2 {
+		t.Errorf("size %d, %d blobs, want 3000, 2", n, blobs)
+	}
+	if got, err := e.ReadAll(t.Context(), g, 1000); err != nil || !bytes.Equal(got, good) {
+		t.Errorf("the good one: %v", err)
+	}
+	if _, err := e.Open(t.Context(), b); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the corrupt one: got %v, want fs.ErrNotExist", err)
+	}
+	if n, blobs := e.Size(t.Context()); n != 1000 || blobs != 1 {
+		t.Errorf("then: size %d, %d blobs, want 1000, 1", n, blobs)
 	}
 }
 
