@@ -64,6 +64,8 @@ type builder struct {
 	known  map[[sha256.Size]byte][]byte // files by hash, not fetched again
 	seen   map[string]seen
 	needed map[string]bool
+	// verified are the documents that did, also if a later one does not.
+	verified []*document
 }
 
 // errOtherRoot says that the snapshot was made with another root than ours:
@@ -191,7 +193,11 @@ func (b *builder) checkDocument(doc *document, d *delegation) ([]*key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return signers, b.seen[doc.role].allows(doc)
+	if err := b.seen[doc.role].allows(doc); err != nil {
+		return nil, err
+	}
+	b.verified = append(b.verified, doc)
+	return signers, nil
 }
 
 // read returns the bytes that a parent describes, from what was verified

@@ -147,29 +147,47 @@ func replaced(before, after *delegation) bool {
 	return true
 }
 
-// commit writes repo to the state. It fails with a refusal if another process
-// has seen something newer meanwhile.
-func (v *Verifier) commit(repo *repository, rec *record) error {
+// raised returns the record after some documents verified and others did not:
+// their versions are seen, and the root is the one to go on from.
+func (r *record) raised(root *trustedRoot, walked map[int64][]byte, docs []*document, anchor string, at time.Time) *record {
+	next := *r
+	next.Seen, next.Files, next.Roots, next.At = map[string]seen{}, map[string][]byte{}, map[string][]byte{}, at
+	maps.Copy(next.Seen, r.Seen)
+	maps.Copy(next.Files, r.Files)
+	maps.Copy(next.Roots, r.Roots)
+	for _, d := range append(docs, &root.document) {
+		if d.version > next.Seen[d.role].Version {
+			next.Seen[d.role] = seen{Version: d.version, SHA256: hex.EncodeToString(d.sum[:])}
+		}
+	}
+	if next.Seen[roleRoot].SHA256 == hex.EncodeToString(root.sum[:]) {
+		next.Files[roleRoot], next.Anchor = root.raw, anchor
+		for version, raw := range walked {
+			next.Roots[strconv.FormatInt(version, 10)] = raw
+		}
+	}
+	return &next
+}
+
+// store replaces the record by what change makes of it; if another process was
+// quicker, of what that one wrote. An error of change ends it.
+func (v *Verifier) store(gun string, rec *record, change func(*record) (*record, error)) error {
 	for try := 0; ; try++ {
-		next := rec.with(repo, v.pins.anchor, v.clock())
-		if unchanged(rec, next) {
-			return nil
+		next, err := change(rec)
+		if err != nil || unchanged(rec, next) {
+			return err
 		}
 		encoded, err := json.Marshal(next)
 		if err != nil {
-			return fmt.Errorf("store the trust state of %s: %w", repo.gun, err)
+			return fmt.Errorf("store the trust state of %s: %w", gun, err)
 		}
-		if err = v.state.Swap(repo.gun, rec.stored, encoded); err == nil {
+		if err = v.state.Swap(gun, rec.stored, encoded); err == nil {
 			return nil
 		}
 		if try == maxSwaps {
-			return fmt.Errorf("store the trust state of %s: %w", repo.gun, err)
+			return fmt.Errorf("store the trust state of %s: %w", gun, err)
 		}
-		if rec, err = v.loadRecord(repo.gun); err != nil {
-			return err
-		}
-		rec.forget(repo.root.rootDoc)
-		if err := rec.check(repo); err != nil {
+		if rec, err = v.loadRecord(gun); err != nil {
 			return err
 		}
 	}

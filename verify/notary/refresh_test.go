@@ -19,7 +19,7 @@ import (
 func bubble(t *testing.T, test func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		time.Sleep(testStart.Sub(time.Now())) // synctest begins in 2000
+		time.Sleep(time.Until(testStart)) // synctest begins in 2000
 		w.v.now = time.Now
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

@@ -233,3 +233,47 @@ func TestRootInTheStateOutlivesTheRest(t *testing.T) {
 		t.Errorf("got requests %v, want the root from the state", asked)
 	}
 }
+
+// The reference keeps every role that verified, even if the next does not.
+func TestVersionsAreSeenThoughTheRestFails(t *testing.T) {
+	w := newWorld(t)
+	w.admitted("v1", "one")
+	old := w.repo.Files()
+	check(t, w.repo.Sign("v1", target("two"), releases, alice))
+	w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
+		if strings.HasPrefix(name, "targets") {
+			return []byte("{}"), nil
+		}
+		return raw, nil
+	})
+	w.pass(2 * time.Minute)
+	w.refused("v1", "one", verify.DigestMismatch)
+	w.repo.Misbehave(nil)
+	w.repo.Restore(old)
+	w.open()
+	w.refused("v1", "one", verify.Rollback)
+	w.repo.Restore(nil)
+	w.open()
+	w.undecided("v1", "one") // what is cached is known to be old
+}
+
+func TestRootIsTrustedFromItsFirstUseThoughTheRestFails(t *testing.T) {
+	w := newWorld(t)
+	w.conf.Pin = Pin{FirstUse: true}
+	w.open()
+	w.repo.Misbehave(func(name string, raw []byte) ([]byte, error) {
+		if strings.HasPrefix(name, "root") {
+			return raw, nil
+		}
+		return nil, errors.New("down")
+	})
+	w.undecided("v1", "one")
+	thief := must[*notarytest.Repository](t)(notarytest.New(testGUN, testStart))
+	check(t, thief.Sign("v1", target("evil"), "targets"))
+	w.repo.Misbehave(nil)
+	w.repo.Restore(thief.Files())
+	w.open()
+	if _, err := w.v.Verify(t.Context(), subject("v1", "evil")); err == nil {
+		t.Error("a second first use")
+	}
+}

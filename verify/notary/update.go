@@ -38,13 +38,21 @@ func (v *Verifier) update(ctx context.Context, gun string, old *repository) (*re
 		u.root = old.root
 	}
 	repo, err := u.run(ctx)
-	if err != nil || repo == old {
-		return repo, err
-	}
-	if err := v.commit(repo, rec); err != nil {
+	if err != nil {
+		// What did verify must not be rolled back, even if the rest did not. If
+		// it cannot be stored, the answer is no better than it would have been.
+		_ = v.store(gun, rec, func(r *record) (*record, error) {
+			return r.raised(u.root, u.walked, u.verified, v.pins.anchor, v.clock()), nil
+		})
 		return nil, err
 	}
-	return repo, nil
+	if repo == old {
+		return repo, nil
+	}
+	return repo, v.store(gun, rec, func(r *record) (*record, error) {
+		r.forget(repo.root.rootDoc)
+		return r.with(repo, v.pins.anchor, v.clock()), r.check(repo)
+	})
 }
 
 // updater is one update of one repository.
@@ -55,6 +63,8 @@ type updater struct {
 	old    *repository
 	root   *trustedRoot
 	walked map[int64][]byte // the roots that were verified in this update
+
+	verified []*document // what verified in it, whatever came of it
 }
 
 // run follows the reference: first with the root at hand; if something does
@@ -94,6 +104,7 @@ func (u *updater) build(ctx context.Context, timestamp []byte) (*repository, err
 		return u.v.fetch.Fetch(ctx, u.gun, name, most)
 	}
 	repo, err := b.build(ctx, u.root, timestamp)
+	u.verified = append(u.verified, b.verified...)
 	var refusal *verify.Refusal
 	if err != nil && !errors.As(err, &refusal) {
 		return nil, &outdatedError{err}

@@ -68,8 +68,13 @@ func rootKeyOf(t testing.TB, gun string) *notarytest.Key {
 // targets/alice and targets/releases.
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, state: &notarytest.State{}, now: testStart}
-	w.repo = must[*notarytest.Repository](t)(notarytest.New(testGUN, testStart))
+	return newWorldAt(t, testStart)
+}
+
+func newWorldAt(t testing.TB, start time.Time) *world {
+	t.Helper()
+	w := &world{t: t, state: &notarytest.State{}, now: start}
+	w.repo = must[*notarytest.Repository](t)(notarytest.New(testGUN, start))
 	key := makeKey(t, "ecdsa")
 	check(t, w.repo.Delegate(releases, []*notarytest.Key{key}))
 	check(t, w.repo.Delegate(alice, []*notarytest.Key{key}))
