@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -55,7 +56,9 @@ func newEngine(t *testing.T, s *site, bin, containerd string) *engineClient {
 	cmd.Env = append(os.Environ(), append(s.caEnv(), "PATH="+bin+":"+os.Getenv("PATH"))...)
 	cmd.Stdout, cmd.Stderr = log, log
 	startProcess(t, cmd)
-	c := &engineClient{s: s, http: &http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}}}
+	c := &engineClient{s: s, http: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}}
 	waitFor(t, "dockerd 29", func() bool {
 		resp, err := c.http.Get("http://docker/_ping")
 		if err != nil {

@@ -169,12 +169,9 @@ func newCutter(a *authority) *cutter {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	target := &url.URL{Scheme: "https", Host: proxyHost}
-	next := httputil.NewSingleHostReverseProxy(target)
-	next.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableCompression: true}
-	next.ErrorLog = discardLog()
-	c := &cutter{next: next}
-	next.Rewrite, next.Director = func(r *httputil.ProxyRequest) { r.SetURL(target) }, nil
-	next.ModifyResponse = c.modify
+	c := &cutter{}
+	c.next = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, ModifyResponse: c.modify, ErrorLog: discardLog(),
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableCompression: true}}
 	return c
 }
 
