@@ -118,14 +118,16 @@ func (i *inspection) print(out io.Writer, x proxy.Explanation) error {
 func printTrust(out io.Writer, verifier string, r notary.Report) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")) }
-	line("", "")
-	line("trust metadata of "+r.GUN, "verifier "+verifier, r.Server, expires(r.Expires))
+	fmt.Fprintf(w, "\ntrust metadata of %s for verifier %s, from %s, expires %s\n", r.GUN, verifier, r.Server, expires(r.Expires))
 	if r.Problem != "" {
-		line("  problem", r.Problem)
+		fmt.Fprintf(w, "  problem: %s\n", r.Problem)
 	}
 	line("  TAG", "DIGEST", "SIZE", "ROLE", "SIGNERS")
 	for _, t := range r.Tags {
 		line("  "+t.Tag, t.Digest.String(), fmt.Sprint(t.Size), t.Role, strings.Join(t.Signers, ", "))
+	}
+	if err := w.Flush(); err != nil {
+		return err
 	}
 	line("  ROLE", "VERSION", "THRESHOLD", "EXPIRES", "KEYS")
 	for _, role := range r.Roles {
@@ -135,7 +137,7 @@ func printTrust(out io.Writer, verifier string, r notary.Report) error {
 		}
 		line("  "+role.Name, fmt.Sprint(role.Version), fmt.Sprint(role.Threshold), expires(role.Expires), strings.Join(keys, ", "))
 		if role.Problem != "" {
-			line("    "+role.Problem, "")
+			fmt.Fprintf(w, "    %s\n", role.Problem)
 		}
 	}
 	return w.Flush()

@@ -95,6 +95,16 @@ func (s *trustSite) owner(args ...string) { s.t.Helper(); s.notary(s.notaryURL, 
 
 const gun = upstreamHost + "/" + trusted
 
+// delegate lays a repository out as docker trust does.
+func (s *trustSite) delegate(gun, alice, bob string) {
+	s.t.Helper()
+	s.owner("init", "-p", gun)
+	s.owner("key", "rotate", gun, "snapshot", "-r")
+	s.owner("delegation", "add", "-p", gun, "targets/releases", alice, bob, "--all-paths")
+	s.owner("delegation", "add", "-p", gun, "targets/alice", alice, "--all-paths")
+	s.owner("delegation", "add", "-p", gun, "targets/bob", bob, "--all-paths")
+}
+
 // signer makes a delegation key with openssl, as the documentation of the
 // notary CLI does.
 func (s *trustSite) signer(name string) (certificate string) {
@@ -109,6 +119,11 @@ func (s *trustSite) signer(name string) (certificate string) {
 }
 
 func (s *trustSite) sign(tag string, d ocispec.Descriptor, roles ...string) {
+	s.t.Helper()
+	s.signIn(gun, tag, d, roles...)
+}
+
+func (s *trustSite) signIn(gun, tag string, d ocispec.Descriptor, roles ...string) {
 	s.t.Helper()
 	args := []string{"addhash", "-p", gun, tag, fmt.Sprint(d.Size), "--sha256", d.Digest.Encoded()}
 	for _, r := range roles {
@@ -190,11 +205,7 @@ func TestContentTrust(t *testing.T) {
 	s.expect("no metadata at the server", trusted+":v1", "unsigned")
 
 	alice, bob := s.signer("alice"), s.signer("bob")
-	s.owner("init", "-p", gun)
-	s.owner("key", "rotate", gun, "snapshot", "-r")
-	s.owner("delegation", "add", "-p", gun, "targets/releases", alice, bob, "--all-paths")
-	s.owner("delegation", "add", "-p", gun, "targets/alice", alice, "--all-paths")
-	s.owner("delegation", "add", "-p", gun, "targets/bob", bob, "--all-paths")
+	s.delegate(gun, alice, bob)
 	s.expect("notary init, delegations added", trusted+":v1", "unsigned")
 	s.sign("v1", one, "targets/releases", "targets/alice")
 	s.expect("alice signs v1", trusted+":v1", "")
@@ -214,6 +225,9 @@ func TestContentTrust(t *testing.T) {
 
 	s.passthrough()
 	s.inspect(one.Digest)
+
+	s.resolved(alice, bob)
+	s.both(alice, bob)
 
 	s.owner("remove", "-p", gun, "v1", "--roles", "targets/releases", "--roles", "targets/alice")
 	s.expect("v1 removed at the server", trusted+":v1", "unsigned")
@@ -268,4 +282,30 @@ func (s *trustSite) blobRefused(image ocispec.Descriptor) {
 		result = "NOT AS EXPECTED"
 	}
 	s.rows = append(s.rows, fmt.Sprintf("%-62s %-24s %s", "a layer of it, admitted before", "", result))
+}
+
+// resolved: with resolve: trust the signed digest is what the tag means, and
+// what is served, whatever the registry says.
+func (s *trustSite) resolved(alice, bob string) {
+	const repository = "lib/resolved"
+	old := s.registry.Image(s.t, repository, [][]byte{[]byte("signed")}, "v1")
+	s.delegate(upstreamHost+"/"+repository, alice, bob)
+	s.signIn(upstreamHost+"/"+repository, "v1", old, "targets/releases", "targets/alice")
+	moved := s.registry.Image(s.t, repository, [][]byte{[]byte("moved")}, "v1")
+	s.expect("resolve: trust, v1 moved at the registry", repository+":v1", "")
+	out, ok := command(s.t, nil, s.crane, "digest", "--insecure", s.proxy+"/"+upstreamHost+"/"+repository+":v1")
+	if got := strings.TrimSpace(out); !ok || got != old.Digest.String() || got == moved.Digest.String() {
+		s.t.Errorf("resolve: trust: got %s, want the signed %s", out, old.Digest)
+	}
+}
+
+// both: a tag that has to be signed by two named signers.
+func (s *trustSite) both(alice, bob string) {
+	const repository = "lib/both"
+	image := s.registry.Image(s.t, repository, [][]byte{[]byte("both")}, "v1")
+	s.delegate(upstreamHost+"/"+repository, alice, bob)
+	s.signIn(upstreamHost+"/"+repository, "v1", image, "targets/releases", "targets/alice")
+	s.expect("two signers required, alice signs", repository+":v1", "below-threshold")
+	s.signIn(upstreamHost+"/"+repository, "v1", image, "targets/bob")
+	s.expect("and bob", repository+":v1", "")
 }
