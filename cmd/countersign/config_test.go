@@ -230,7 +230,7 @@ func TestShippedExamples(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, body)
 	}
-	if len(c.Upstreams) != 8 || len(c.Verifiers) != 2 || len(c.Policy.Rules()) != 3 || c.Server.TLS == nil {
+	if len(c.Upstreams) != 8 || len(c.Verifiers) != 3 || len(c.Policy.Rules()) != 4 || c.Server.TLS == nil {
 		t.Errorf("got %d upstreams, %d verifiers, %d rules: not every example was read", len(c.Upstreams), len(c.Verifiers), len(c.Policy.Rules()))
 	}
 }

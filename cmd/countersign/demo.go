@@ -99,7 +99,8 @@ func runDemo(ctx context.Context, out io.Writer, address string, once bool) (err
 	}
 	fmt.Fprintf(out, "\nThe proxy keeps serving on %s. Try, in another terminal:\n"+
 		"  crane manifest --insecure %[2]s/demo/app:signed\n  skopeo copy --src-tls-verify=false docker://%[2]s/demo/app:unsigned dir:app\n"+
-		"  curl -i %[1]s/v2/demo/app/manifests/unsigned\nDecision records: %s. Ctrl-C ends the demo.\n", proxy, l.Addr(), filepath.Join(dir, "decisions.jsonl"))
+		"  curl -i %[1]s/v2/demo/app/manifests/unsigned\n  go run ./cmd/countersign verify --config %[3]s/config.yaml %[4]s/demo/app:unsigned\n"+
+		"Decision records: %[3]s/decisions.jsonl. Ctrl-C ends the demo.\n", proxy, l.Addr(), dir, demoRegistryName)
 	<-ctx.Done()
 	return nil
 }
