@@ -20,7 +20,7 @@ import (
 )
 
 func newInspectCommand() *cobra.Command {
-	var config, output string
+	var flags readFlags
 	cmd := &cobra.Command{
 		Use:   "inspect REF",
 		Short: "Show every signature and all trust metadata of an image",
@@ -31,18 +31,14 @@ func newInspectCommand() *cobra.Command {
 			"  countersign inspect -o json registry.internal/app:v1",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			c, err := loadConfig(config)
+			c, err := flags.load()
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return err
 			}
-			if output != "text" && output != "json" {
-				return &exitError{exitUsage, fmt.Errorf("reading -o %q: it is neither text nor json", output)}
-			}
-			return inspect(cmd.Context(), cmd.OutOrStdout(), c, output, refs[0])
+			return inspect(cmd.Context(), cmd.OutOrStdout(), c, flags.output, refs[0])
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", "", "configuration `file`")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "`format`: text or json")
+	flags.add(cmd)
 	return cmd
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 func newVerifyCommand() *cobra.Command {
-	var config, output string
+	var flags readFlags
 	cmd := &cobra.Command{
 		Use:   "verify REF...",
 		Short: "Show the decision that serve would make, step by step",
@@ -29,19 +29,35 @@ func newVerifyCommand() *cobra.Command {
 			"  countersign verify -o json docker.io/library/alpine@sha256:…",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			c, err := loadConfig(config)
+			c, err := flags.load()
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return err
 			}
-			if output != "text" && output != "json" {
-				return &exitError{exitUsage, fmt.Errorf("reading -o %q: it is neither text nor json", output)}
-			}
-			return verifyReferences(cmd.Context(), cmd.OutOrStdout(), c, output, refs)
+			return verifyReferences(cmd.Context(), cmd.OutOrStdout(), c, flags.output, refs)
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", "", "configuration `file`")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "`format`: text or json")
+	flags.add(cmd)
 	return cmd
+}
+
+// readFlags are the flags of commands that look at images and print.
+type readFlags struct{ config, output string }
+
+func (f *readFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.config, "config", "", "configuration `file`")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "`format`: text or json")
+}
+
+// load checks the flags and reads the configuration.
+func (f *readFlags) load() (*Config, error) {
+	if f.output != "text" && f.output != "json" {
+		return nil, &exitError{exitUsage, fmt.Errorf("reading -o %q: it is neither text nor json", f.output)}
+	}
+	c, err := loadConfig(f.config)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	return c, nil
 }
 
 // verifyReferences decides with a store and a state of its own: those of the
