@@ -365,6 +365,20 @@ func TestClockSetBack(t *testing.T) {
 	w.refused("v1", "one", verify.Expired)
 }
 
+func TestClockSetBackOverARestart(t *testing.T) {
+	w := newWorld(t)
+	w.admitted("v1", "one")
+	w.pass(13 * 24 * time.Hour)
+	w.repo.Roles["timestamp"].Expires = testStart.Add(13*24*time.Hour + time.Hour)
+	check(t, w.repo.Publish())
+	w.admitted("v1", "one")
+	w.repo.Roles["timestamp"].Expires = testStart.Add(24 * time.Hour)
+	check(t, w.repo.Publish()) // a day that is over
+	w.open()
+	w.pass(-13 * 24 * time.Hour)
+	w.refused("v1", "one", verify.Expired)
+}
+
 func TestUnderSignedDelegationIsNotPassedOver(t *testing.T) {
 	w := newWorld(t)
 	check(t, w.repo.Sign("v1", target("old"), "targets"))

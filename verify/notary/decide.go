@@ -187,6 +187,9 @@ func (r *reader) find(tag string) (found, error) {
 		}
 		meta, ok := role.targets[tag]
 		if !ok {
+			if below := r.below(name, tag); below != "" {
+				return found{}, verify.Refuse(verify.Unsigned, "%s:%s is signed in %s, which is not one of %s", r.repo.gun, tag, below, r.roleNames())
+			}
 			continue
 		}
 		if meta.sha256 == nil {
@@ -195,6 +198,26 @@ func (r *reader) find(tag string) (found, error) {
 		return found{tag: tag, role: role, meta: meta}, nil
 	}
 	return found{}, verify.Refuse(verify.Unsigned, "%s:%s is not signed in %s", r.repo.gun, tag, r.roleNames())
+}
+
+// below returns a role below an accepted one that has the tag. It does not
+// answer, but nor does a role that is asked later: docker refuses what it finds
+// in this order anywhere but in the accepted roles themselves.
+func (r *reader) below(accepted, tag string) string {
+	for _, name := range r.repo.order {
+		role, ok := r.repo.roles[name]
+		if !ok || !strings.HasPrefix(name, accepted+"/") || !permits(role.by.paths, tag) || r.current(role) != nil {
+			continue
+		}
+		asked := false
+		for n := name; n != accepted; n = parentRole(n) {
+			asked = asked || slices.Contains(r.conf.Roles, n)
+		}
+		if _, ok := role.targets[tag]; ok && !asked {
+			return name
+		}
+	}
+	return ""
 }
 
 func (r *reader) roleNames() string { return strings.Join(r.conf.Roles, " or ") }

@@ -84,6 +84,21 @@ func TestRolesBelowAnAcceptedOneDoNotAnswer(t *testing.T) {
 	w.admitted("n1", "night")
 }
 
+func TestRoleBelowAnAcceptedOneHidesLaterRoles(t *testing.T) {
+	w := newWorld(t)
+	w.withRole("targets/releases/nightly", "n")
+	check(t, w.repo.Sign("n1", target("night"), "targets/releases/nightly"))
+	check(t, w.repo.Sign("n1", target("older"), "targets"))
+	check(t, w.repo.Sign("m1", target("older"), "targets"))
+	if r := w.refused("n1", "older", verify.Unsigned); !strings.Contains(r.Message, "targets/releases/nightly") {
+		t.Errorf("got %q, want the role that has it", r.Message)
+	}
+	w.admitted("m1", "older")
+	w.conf.Roles = []string{releases, "targets/releases/nightly", "targets"}
+	w.open()
+	w.admitted("n1", "night")
+}
+
 func TestPathsAreIntersected(t *testing.T) {
 	w := newWorld(t)
 	w.withRole(bob, "b-")
@@ -115,6 +130,17 @@ func TestSignersHaveToSayTheSame(t *testing.T) {
 	if len(e.Signers) != 2 {
 		t.Errorf("got signers %v, want two", e.Signers)
 	}
+	w.repo.Roles[bob].Expires = w.clock().Add(2 * time.Hour)
+	check(t, w.repo.Publish(bob))
+	w.pass(time.Hour)
+	if e = w.admitted("v1", "one"); !e.Expires.Equal(w.clock().Add(time.Hour)) {
+		t.Errorf("got expiry %s, want bob's in an hour", e.Expires)
+	}
+	w.pass(time.Hour)
+	w.refused("v1", "one", verify.Expired)
+	w.repo.Roles[bob].Expires = w.clock().Add(24 * time.Hour)
+	check(t, w.repo.Publish(bob))
+	w.pass(time.Hour)
 	w.admitted("", "one")
 }
 

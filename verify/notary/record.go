@@ -117,34 +117,28 @@ func (r *record) with(repo *repository, anchor string, at time.Time) *record {
 	return next
 }
 
-// forget drops what was seen of timestamp and snapshot if the root that is
-// about to follow the recorded one replaced all keys of one of them: that is
-// how a repository recovers from a stolen online key with which versions were
-// run up (TUF 1.0, 5.3.11).
-func (r *record) forget(next *rootDoc) {
-	before, err := parseRoot(r.Files[roleRoot])
-	if err != nil || before.version >= next.version {
+// forget drops what was seen of timestamp and snapshot if the stored root no
+// longer names the keys that signed one of them: that is how a repository
+// recovers from a stolen online key with which versions were run up (TUF 1.0,
+// 5.3.11). As in the reference, it takes one refresh that is refused: in that
+// one the new root is stored.
+func (r *record) forget() {
+	root, err := parseRoot(r.Files[roleRoot])
+	if err != nil {
 		return
 	}
-	for _, role := range []string{roleTimestamp, roleSnapshot} {
-		if replaced(before.roles[role], next.roles[role]) {
+	for role, parse := range map[string]func([]byte) (*metaDoc, error){roleTimestamp: parseTimestamp, roleSnapshot: parseSnapshot} {
+		doc, err := parse(r.Files[role])
+		if err != nil {
+			continue
+		}
+		if _, err := root.roles[role].check(&doc.document); err != nil {
 			r.Seen = maps.Clone(r.Seen)
 			delete(r.Seen, roleTimestamp)
 			delete(r.Seen, roleSnapshot)
 			return
 		}
 	}
-}
-
-func replaced(before, after *delegation) bool {
-	for _, k := range after.keys {
-		for _, old := range before.keys {
-			if k.id == old.id || k.spki != "" && k.spki == old.spki {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // raised returns the record after some documents verified and others did not:
@@ -158,6 +152,7 @@ func (r *record) raised(root *trustedRoot, walked map[int64][]byte, docs []*docu
 	for _, d := range append(docs, &root.document) {
 		if d.version > next.Seen[d.role].Version {
 			next.Seen[d.role] = seen{Version: d.version, SHA256: hex.EncodeToString(d.sum[:])}
+			next.Files[d.role] = d.raw
 		}
 	}
 	if next.Seen[roleRoot].SHA256 == hex.EncodeToString(root.sum[:]) {

@@ -74,7 +74,10 @@ func TestRootCertificateSignedWithSHA1(t *testing.T) {
 	if sound(c) {
 		t.Error("a SHA-1 certificate is sound")
 	}
-	if c.SignatureAlgorithm = x509.SHA256WithRSA; !sound(c) {
+	if (&rootKey{leaf: c}).usable() {
+		t.Error("a key with a SHA-1 certificate is usable")
+	}
+	if c.SignatureAlgorithm = x509.SHA256WithRSA; !sound(c) || !(&rootKey{leaf: c}).usable() {
 		t.Error("a SHA-256 certificate is not sound")
 	}
 }
@@ -319,6 +322,8 @@ func TestRecoveryFromFastForward(t *testing.T) {
 	w.pass(2 * time.Minute)
 	w.refused("v1", "one", verify.Rollback)
 	check(t, w.repo.Rotate("timestamp", makeKey(t, "ecdsa")))
+	w.pass(2 * time.Minute)
+	w.refused("v1", "one", verify.Rollback)
 	w.pass(2 * time.Minute)
 	w.admitted("v1", "one")
 	w.open()

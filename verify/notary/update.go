@@ -50,7 +50,7 @@ func (v *Verifier) update(ctx context.Context, gun string, old *repository) (*re
 		return repo, nil
 	}
 	return repo, v.store(gun, rec, func(r *record) (*record, error) {
-		r.forget(repo.root.rootDoc)
+		r.forget()
 		return r.with(repo, v.pins.anchor, v.clock()), r.check(repo)
 	})
 }
@@ -98,7 +98,7 @@ func (u *updater) build(ctx context.Context, timestamp []byte) (*repository, err
 	if u.old != nil && u.old.root == u.root && bytes.Equal(timestamp, u.old.timestamp.raw) {
 		return u.old, u.rec.check(u.old)
 	}
-	u.rec.forget(u.root.rootDoc)
+	u.rec.forget()
 	b := u.v.builder(u.gun, u.rec, u.old.knownFiles())
 	b.fetch = func(ctx context.Context, name string, most int64) ([]byte, error) {
 		return u.v.fetch.Fetch(ctx, u.gun, name, most)
