@@ -40,7 +40,8 @@
 //   - delegations: signed by the keys that the parent names; they speak for
 //     tags that begin with one of their path prefixes, intersected with the
 //     parent's. The tag is looked up in Config.Roles in order; only these roles
-//     answer, not roles below them.
+//     answer. A role below one of them does not, but if it has the tag, nor do
+//     the roles that come later: docker refuses such a tag.
 //
 // # Stricter than notary v0.7.0
 //
@@ -49,7 +50,8 @@
 // keys are distinct only if the bare public keys differ. The method of a
 // signature must belong to the type of its key. A version that was seen with
 // other bytes is a rollback, across restarts and across every process that
-// shares the State; so is a delegated role that vanishes from the snapshot. An
+// shares the State; so is a delegated role that vanishes from the snapshot. A
+// version counts as seen once its document verified, whatever the rest did. An
 // expired or under-signed delegation that is asked is a refusal; notary skips
 // it. A failed check of new metadata refuses until a later refresh succeeds;
 // notary would fall back to what it has.
