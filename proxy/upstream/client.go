@@ -48,7 +48,7 @@ const (
 	tlsTimeout  = 10 * time.Second
 	// maxConnections bounds connections to one host: a stampede shares
 	// transfers, so this is different blobs at once.
-	maxConnections = 64
+	maxConnections = 256
 	// maxHeaderSize bounds the headers of an answer.
 	maxHeaderSize = 64 << 10
 )

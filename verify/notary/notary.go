@@ -169,6 +169,10 @@ func (v *Verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidenc
 // to what the server knows now: a tag that was signed a moment ago should not
 // have to wait for the next refresh.
 func (v *Verifier) ask(ctx context.Context, gun string, question func(*reader) error) error {
+	// What is known at once must not answer somebody who has gone, or only at times.
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("trust metadata of %s: %w", gun, err)
+	}
 	e, refreshed, err := v.open(ctx, gun)
 	if err != nil {
 		return err
