@@ -85,6 +85,7 @@ func NewGate(c GateConfig) (*Gate, error) {
 func (g *Gate) Admit(ctx context.Context, r *Rule, s verify.Subject) (Decision, error) {
 	if r.Exempt != nil {
 		d := r.Decide(time.Now(), nil)
+		d.Basis = g.Basis(r, s)
 		return d, d.Err()
 	}
 	k := g.key(r, s)
@@ -180,7 +181,7 @@ func (g *Gate) decideOnce(ctx context.Context, r *Rule, s verify.Subject, k key)
 		defer cancel()
 		start := time.Now()
 		d := r.Decide(time.Now(), g.ask(ctx, r, s))
-		g.remember(g.key(r, s), d)
+		g.remember(r, s, &d)
 		if g.observe != nil {
 			g.observe(d, time.Since(start))
 		}
@@ -195,13 +196,23 @@ func (g *Gate) decideOnce(ctx context.Context, r *Rule, s verify.Subject, k key)
 }
 
 // remember keeps a decision under the key as it is after the verification:
-// trust metadata may have been loaded on the way.
-func (g *Gate) remember(k key, d Decision) {
+// trust metadata may have been loaded on the way. If it changed again since,
+// the decision rests on what is no longer so, and is not kept.
+func (g *Gate) remember(r *Rule, s verify.Subject, d *Decision) {
+	k := g.key(r, s)
+	for _, v := range d.Verdicts {
+		scoped, ok := g.verifiers[v.Verifier].(verify.Scoped)
+		if ok && v.Outcome == Admitted && scoped.Scope(s).Generation != v.Evidence.Generation {
+			return
+		}
+	}
+	d.Basis = k.basis
+	kept := *d
 	switch d.Outcome {
 	case Admitted:
-		g.admitted.Add(k, &d, d.Expires)
+		g.admitted.Add(k, &kept, d.Expires)
 	case Refused:
-		g.refused.Set(k, &d)
+		g.refused.Set(k, &kept)
 	}
 }
 

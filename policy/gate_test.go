@@ -72,17 +72,22 @@ func admits(t *testing.T, g *Gate, r *Rule, s verify.Subject) Decision {
 	return d
 }
 
+// remembers waits until an admission is in memory, which the decision cache
+// does in its own time.
+func remembers(t *testing.T, g *Gate, r *Rule, s verify.Subject) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !g.Remembers(r, s); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the admission is not remembered")
+		}
+	}
+}
+
 func TestGateRemembersAdmissions(t *testing.T) {
 	o := &oracle{evidence: signedByK}
 	g, r := gateOf(t, o)
 	admits(t, g, r, subject)
-	deadline := time.Now().Add(5 * time.Second)
-	for !g.Remembers(r, subject) {
-		if time.Now().After(deadline) {
-			t.Fatal("the admission is not remembered")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	remembers(t, g, r, subject)
 	asked := o.asked.Load()
 	byDigest := subject
 	byDigest.Tag = ""
@@ -99,7 +104,7 @@ func TestGateRemembersAdmissions(t *testing.T) {
 	if d := admits(t, g, &changed, subject); d.Remembered {
 		t.Error("an admission outlives a change of its rule")
 	}
-	o.set(func(o *oracle) { o.generation = "next" })
+	o.set(func(o *oracle) { o.generation, o.evidence.Generation = "next", "next" })
 	if d := admits(t, g, r, subject); d.Remembered {
 		t.Error("an admission outlives a change of the trust metadata")
 	}
@@ -107,6 +112,7 @@ func TestGateRemembersAdmissions(t *testing.T) {
 	moved := subject
 	moved.Tag = "v2"
 	admits(t, g, r, subject)
+	remembers(t, g, r, subject)
 	if d := admits(t, g, r, moved); d.Remembered {
 		t.Error("a tag-bound admission holds for another tag")
 	}
@@ -182,6 +188,23 @@ func TestGateCallerMayLeave(t *testing.T) {
 			t.Errorf("the one who stayed: got %s after %d questions, want admitted after 1", d.Outcome, o.asked.Load())
 		}
 	})
+}
+
+// A refresh of the trust metadata that lands while a verifier answers must not
+// let the answer pass for one about the new metadata.
+func TestGateDoesNotKeepWhatWasOvertaken(t *testing.T) {
+	o := &oracle{evidence: verify.Evidence{Signers: signedByK.Signers, Generation: "old"}, generation: "new"}
+	g, r := gateOf(t, o)
+	if d := admits(t, g, r, subject); d.Outcome != Admitted || d.Basis != (Basis{}) {
+		t.Errorf("got %s on basis %+v, want it admitted on none", d.Outcome, d.Basis)
+	}
+	if d := admits(t, g, r, subject); d.Remembered {
+		t.Error("a decision on metadata that was overtaken is remembered")
+	}
+	o.set(func(o *oracle) { o.evidence.Generation = "new" })
+	if d := admits(t, g, r, subject); d.Basis != g.Basis(r, subject) {
+		t.Errorf("got basis %+v, want the present one", d.Basis)
+	}
 }
 
 type panicking struct{}

@@ -189,17 +189,14 @@ type Decision struct {
 	Expires time.Time
 	// Exempt is set if the rule admits without signatures.
 	Exempt *Exemption
+	// Basis is what the decision rests on besides the digest. It is zero, which
+	// no later question has, if that changed while the verifiers were asked.
+	Basis Basis
+	// Warnings are what the evidence warns of; they stand in every record of what
+	// is served because of the decision.
+	Warnings []string
 	// Remembered is set if the verifiers were not asked for this one.
 	Remembered bool
-}
-
-// Warnings returns what the evidence warns of, for the decision record.
-func (d Decision) Warnings() []string {
-	var ws []string
-	for _, v := range d.Verdicts {
-		ws = append(ws, v.Evidence.Warnings...)
-	}
-	return ws
 }
 
 // Err returns nil if the decision admits, the *verify.Refusal if it refuses,
@@ -238,6 +235,9 @@ func (e *UndecidedError) Error() string {
 // its answer could still change it.
 func (r *Rule) Decide(now time.Time, verdicts []Verdict) Decision {
 	d := Decision{Rule: r.Name, Verdicts: verdicts}
+	for _, v := range verdicts {
+		d.Warnings = append(d.Warnings, v.Evidence.Warnings...)
+	}
 	if r.Exempt != nil {
 		return r.decideExempt(d, now)
 	}

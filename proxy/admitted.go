@@ -52,6 +52,8 @@ type root struct {
 	// Basis is policy.Gate.Basis at the time.
 	Basis   policy.Basis `json:"basis"`
 	Expires time.Time    `json:"expires,omitzero"`
+	// Warnings are the decision's.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // relation is what a parent says about something it refers to.
@@ -76,10 +78,9 @@ func refKey(name string, child, parent digest.Digest) string {
 
 // add notes that the gate admitted s, whose manifest is o. The tag is left
 // out: once a digest is vouched for, what it refers to is asked for by digest.
-func (a *admitted) add(r *policy.Rule, s verify.Subject, d policy.Decision, o *object) error {
+func (a *admitted) add(s verify.Subject, d policy.Decision, o *object) error {
 	s.Tag = ""
-	basis := a.gate.Basis(r, s)
-	n := note{subject: s, basis: basis}
+	n := note{subject: s, basis: d.Basis}
 	if _, ok := a.noted.Get(n); ok && d.Remembered {
 		return nil
 	}
@@ -90,7 +91,7 @@ func (a *admitted) add(r *policy.Rule, s verify.Subject, d policy.Decision, o *o
 	if err := a.refs.Put(entries); err != nil {
 		return fmt.Errorf("noting what %s refers to: %w", s, err)
 	}
-	if err := a.putRoot(root{Subject: s, Basis: basis, Expires: d.Expires}); err != nil {
+	if err := a.putRoot(root{Subject: s, Basis: d.Basis, Expires: d.Expires, Warnings: d.Warnings}); err != nil {
 		return err
 	}
 	a.noted.Add(n, struct{}{}, d.Expires)
@@ -244,11 +245,12 @@ func (a *admitted) rootStands(ctx context.Context, name string, d digest.Digest)
 		return policy.Decision{}, err
 	}
 	if r.Basis == a.gate.Basis(rule, r.Subject) && (r.Expires.IsZero() || time.Now().Before(r.Expires)) {
-		return policy.Decision{Outcome: policy.Admitted, Rule: rule.Name, Expires: r.Expires, Exempt: rule.Exempt, Remembered: true}, nil
+		return policy.Decision{Outcome: policy.Admitted, Rule: rule.Name, Expires: r.Expires, Exempt: rule.Exempt,
+			Warnings: r.Warnings, Remembered: true}, nil
 	}
 	decision, err := a.gate.Admit(ctx, rule, r.Subject)
 	if err != nil {
 		return decision, err
 	}
-	return decision, a.putRoot(root{Subject: r.Subject, Basis: a.gate.Basis(rule, r.Subject), Expires: decision.Expires})
+	return decision, a.putRoot(root{Subject: r.Subject, Basis: decision.Basis, Expires: decision.Expires, Warnings: decision.Warnings})
 }

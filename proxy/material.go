@@ -91,7 +91,7 @@ func (p *Proxy) admissible(ctx context.Context, rt route, rule *policy.Rule, sub
 	if err != nil {
 		return d, err
 	}
-	return d, p.admitted.add(rule, s, d, o)
+	return d, p.admitted.add(s, d, o)
 }
 
 // material answers for a tag that names signature material. If it names
@@ -124,7 +124,7 @@ func (p *Proxy) material(w http.ResponseWriter, r *http.Request, rt route, rule 
 	if err != nil {
 		return err
 	}
-	if err := p.admitted.add(rule, o.subject(rt), ev.decision, o); err != nil {
+	if err := p.admitted.add(o.subject(rt), ev.decision, o); err != nil {
 		return err
 	}
 	return writeManifest(w, r, o)

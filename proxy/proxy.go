@@ -185,7 +185,7 @@ func (p *Proxy) manifest(w http.ResponseWriter, r *http.Request, rt route, rule 
 	if err != nil {
 		return err
 	}
-	if err := p.admitted.add(rule, s, ev.decision, o); err != nil {
+	if err := p.admitted.add(s, ev.decision, o); err != nil {
 		return err
 	}
 	if rt.tag != "" {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ type world struct {
 	server   *httptest.Server
 	close    func()
 	tagTTL   time.Duration
+	warning  string
 }
 
 const (
@@ -82,7 +84,7 @@ func (w *world) start() {
 			if err != nil {
 				return nil, err
 			}
-			gate, err = policy.NewGate(policy.GateConfig{Verifiers: map[string]verify.Verifier{"team": team}, Decisions: 1000, Refusals: time.Nanosecond})
+			gate, err = policy.NewGate(policy.GateConfig{Verifiers: map[string]verify.Verifier{"team": warning{team, w.warning}}, Decisions: 1000, Refusals: time.Nanosecond})
 			return gate, err
 		}})
 	w.must(err)
@@ -544,4 +546,37 @@ func TestStoreIsNotTrusted(t *testing.T) {
 	}
 	w.served("a manifest tampered with on disk", w.manifest("v1"), w.upstream.Manifest(app, image.Digest))
 	w.served("a blob tampered with on disk", w.blob(digest.FromBytes(layer)), layer)
+}
+
+// A warning of the evidence stands in the record of everything that is served
+// because of it, blobs and after a restart too.
+func TestWarningsAreInEveryRecord(t *testing.T) {
+	w := newWorld(t, false)
+	w.warning = "the trust metadata is frozen"
+	w.restart()
+	image := w.signed("v1", []byte("warned"))
+	w.served("manifest", w.manifest("v1"), w.upstream.Manifest(app, image.Digest))
+	w.served("blob", w.blob(digest.FromString("warned")), []byte("warned"))
+	if n := w.records.FilterField(zap.Strings("warnings", []string{w.warning})).Len(); n != 2 {
+		t.Errorf("got %d records with the warning, want 2", n)
+	}
+	w.restart()
+	w.served("blob after a restart", w.blob(digest.FromString("warned")), []byte("warned"))
+	if n := w.records.FilterField(zap.Strings("warnings", []string{w.warning})).Len(); n != 1 {
+		t.Errorf("after a restart: got %d records with the warning, want 1", n)
+	}
+}
+
+// warning adds a warning to another verifier's evidence.
+type warning struct {
+	verify.Verifier
+	text string
+}
+
+func (v warning) Verify(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+	e, err := v.Verifier.Verify(ctx, s)
+	if v.text != "" && err == nil {
+		e.Warnings = append(e.Warnings, v.text)
+	}
+	return e, err
 }

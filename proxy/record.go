@@ -96,7 +96,7 @@ func (e *event) fields() []zap.Field {
 	if x := e.decision.Exempt; x != nil {
 		fs = append(fs, zap.String("exempt", x.Why), zap.Time("exempt_until", x.Until))
 	}
-	if ws := e.decision.Warnings(); len(ws) > 0 {
+	if ws := e.decision.Warnings; len(ws) > 0 {
 		fs = append(fs, zap.Strings("warnings", ws))
 	}
 	if len(e.decision.Verdicts) > 0 {

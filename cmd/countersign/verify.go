@@ -139,7 +139,7 @@ type verdictSummary struct {
 
 func summarize(ref string, x proxy.Explanation) explanation {
 	e := explanation{Reference: ref, Outcome: policy.Admitted.String(), Digest: string(x.Subject.Digest),
-		MediaType: x.Subject.MediaType, Size: x.Subject.Size, Warnings: x.Decision.Warnings(), Verdicts: []verdictSummary{}}
+		MediaType: x.Subject.MediaType, Size: x.Subject.Size, Warnings: x.Decision.Warnings, Verdicts: []verdictSummary{}}
 	var refusal *verify.Refusal
 	switch {
 	case errors.As(x.Err, &refusal):
