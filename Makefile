@@ -32,7 +32,10 @@ race: ## the Go tests with the race detector
 fuzz: ## each fuzz target for FUZZTIME (20s)
 	test/scripts/fuzz.sh $${FUZZTIME:-20s}
 
+differential: ## ten thousand damaged repositories, to our verifier and to notary's
+	cd test && NOTARYDIFF_REPOSITORIES=10000 $(GO) test -count=1 -v -run Differential -timeout 30m ./notarydiff
+
 fixtures: ## sign the fixtures again with the real cosign CLIs: some minutes
 	test/fixtures/make.sh
 
-.PHONY: help test clients e2e e2e-full bench demo lint race fuzz fixtures
+.PHONY: help test clients e2e e2e-full bench demo lint race fuzz differential fixtures
