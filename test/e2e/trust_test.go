@@ -132,10 +132,10 @@ func (s *trustSite) signIn(gun, tag string, d ocispec.Descriptor, roles ...strin
 	s.owner(args...)
 }
 
-// start runs Countersign with the root key that the server shows now as its pin.
+// start runs Countersign, which trusts the root that it sees first.
 func (s *trustSite) start() {
 	s.t.Helper()
-	config := s.write("config.yaml", fmt.Sprintf(`
+	s.write("config.yaml", fmt.Sprintf(`
 server: {listen: %q, admin: %q}
 upstreams: {upstream.test: {url: %q, default: true}}
 storage: {driver: {filesystem: {rootdirectory: content}}}
@@ -150,9 +150,15 @@ rules:
   - {name: both, match: upstream.test/lib/both, require: two}
   - {name: trusted, match: upstream.test/lib/*, require: dct}
 `, s.proxy, freeAddress(s.t), s.registry.URL, s.notaryURL, s.notaryURL))
+	s.run()
+}
+
+// run starts Countersign with the configuration written last.
+func (s *trustSite) run() {
+	s.t.Helper()
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(s.t, err)
-	s.countersign = exec.Command(s.binary, "serve", "--config", config)
+	s.countersign = exec.Command(s.binary, "serve", "--config", filepath.Join(s.dir, "config.yaml"))
 	s.countersign.Stdout, s.countersign.Stderr = log, log
 	startProcess(s.t, s.countersign)
 	waitFor(s.t, "countersign", func() bool { return answers("http://" + s.proxy + "/v2/") })

@@ -144,6 +144,20 @@ func (r *reader) current(role *loadedRole) error {
 	return verify.Refuse(verify.Expired, "the metadata of %s (%s) expired at %s", r.repo.gun, what, until.Format(time.RFC3339))
 }
 
+// generation names what verdicts rest on now. A remembered one may rest on an
+// earlier timestamp that ended later, or was made before the metadata expired
+// and came to stand only because it is frozen: neither holds any more then.
+func (r *reader) generation() string {
+	until, _ := r.until(r.repo.roles[roleTargets])
+	switch {
+	case r.now.Before(until):
+		return r.view.generation()
+	case r.frozen:
+		return "frozen-" + r.view.generation()
+	}
+	return "" // Verify has to be asked
+}
+
 // until returns the earliest expiry of a role and everything above it, and
 // which it is.
 func (r *reader) until(role *loadedRole) (time.Time, string) {
@@ -228,7 +242,7 @@ func (r *reader) evidence(f found) (verify.Evidence, error) {
 	if err != nil {
 		return verify.Evidence{}, err
 	}
-	e := verify.Evidence{Generation: r.view.generation(), Found: []verify.Finding{f.finding(true)}}
+	e := verify.Evidence{Generation: r.generation(), Found: []verify.Finding{f.finding(true)}}
 	e.Expires, _ = r.until(f.role)
 	for _, voice := range voices {
 		if until, _ := r.until(voice.role); until.Before(e.Expires) {

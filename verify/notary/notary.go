@@ -206,7 +206,7 @@ func (v *Verifier) Scope(s verify.Subject) verify.Scope {
 	now := v.now()
 	e.use(now)
 	if w := e.view(); w != nil && w.repo != nil && e.age(now) <= v.conf.Refresh {
-		scope.Generation = w.generation()
+		scope.Generation = v.reader(w).generation()
 	}
 	return scope
 }

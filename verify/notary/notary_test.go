@@ -275,6 +275,29 @@ func TestScope(t *testing.T) {
 	}
 }
 
+// A verdict that was remembered under an earlier, longer-lived timestamp must
+// not outlive the metadata that is known now.
+func TestScopeEndsWithTheMetadata(t *testing.T) {
+	w := newWorld(t)
+	s := subject("v1", "one")
+	w.admitted("v1", "one") // evidence for two weeks
+	w.repo.Roles["timestamp"].Expires = w.clock().Add(3 * time.Minute)
+	check(t, w.repo.Publish())
+	w.pass(2 * time.Minute)
+	e := w.admitted("v1", "one")
+	if got := w.v.Scope(s).Generation; got == "" || got != e.Generation {
+		t.Errorf("before the timestamp ends: got generation %q, want that of the evidence", got)
+	}
+	w.pass(59 * time.Second)
+	if got := w.v.Scope(s).Generation; got == "" {
+		t.Error("a second before it ends: got no generation")
+	}
+	w.pass(time.Second)
+	if got := w.v.Scope(s).Generation; got != "" {
+		t.Errorf("when it has ended: got generation %q, want none", got)
+	}
+}
+
 func TestRemovedSignerIsRefusedAlsoForWhatWasAdmitted(t *testing.T) {
 	w := newWorld(t)
 	e := w.admitted("v1", "one")

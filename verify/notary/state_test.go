@@ -130,13 +130,17 @@ func TestFrozen(t *testing.T) {
 	w.conf.FrozenUntil = until
 	w.repo.Misbehave(func(string, []byte) ([]byte, error) { return nil, errors.New("the server is gone") })
 	w.open()
-	if e := w.admitted("v1", "one"); len(e.Warnings) != 0 || e.Expires.Equal(until) {
-		t.Errorf("before expiry: got %+v, want no warning and the timestamp's expiry", e)
+	before := w.admitted("v1", "one")
+	if len(before.Warnings) != 0 || before.Expires.Equal(until) {
+		t.Errorf("before expiry: got %+v, want no warning and the timestamp's expiry", before)
 	}
 	w.pass(30 * 24 * time.Hour)
 	e := w.admitted("v1", "one")
 	if len(e.Warnings) != 1 || !strings.Contains(e.Warnings[0], "frozen until 2027-11-21") || !e.Expires.Equal(until) {
 		t.Errorf("after expiry: got %+v, want a warning and the end of the freeze", e)
+	}
+	if got := w.v.Scope(subject("v1", "one")).Generation; got != e.Generation || got == before.Generation {
+		t.Errorf("after expiry: got generation %q, want another than %q, so that no verdict without the warning is remembered", got, before.Generation)
 	}
 	w.refused("v1", "two", verify.DigestMismatch)
 	if s := w.v.Status(); len(s) != 1 || !s[0].Frozen || s[0].Err == nil {
