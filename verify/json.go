@@ -58,6 +58,12 @@ func (c *jsonChecker) value(depth int, free bool) error {
 	if err != nil {
 		return errNotJSON
 	}
+	if n, ok := t.(json.Number); ok {
+		// Beyond a double some parsers read infinity, some fail.
+		if _, err := n.Float64(); err != nil {
+			return errors.New("a number is out of range")
+		}
+	}
 	delim, ok := t.(json.Delim)
 	if !ok {
 		return nil

@@ -96,7 +96,7 @@ func TestCheckJSON(t *testing.T) {
 		`{}`: true, `[1,2,{"a":1}]`: true, `"x"`: true, ` {"a":1} `: true, `{"a":{"b":1},"c":{"b":1}}`: true,
 		`{"annotations":{"A":1,"a":2}}`: true, `{"annotations":{"a":1,"a":2}}`: false,
 		``: false, `{`: false, `{"a":1,"a":2}`: false, `{"a":1,"A":2}`: false, `{"a":1}{}`: false, `{"a":1,}`: false,
-		"{\"k\":1,\"\u212a\":2}": false, "{\"a\":\"\xff\"}": false, `{"a":{"b":1,"B":1}}`: false, `nul`: false,
+		"{\"k\":1,\"\u212a\":2}": false, "{\"a\":\"\xff\"}": false, `{"a":{"b":1,"B":1}}`: false, `nul`: false, `1e333`: false, `{"a":-1e999}`: false, `1e300`: true,
 	} {
 		if err := CheckJSON([]byte(body)); (err == nil) != want {
 			t.Errorf("%q: got %v, want it accepted: %v", body, err, want)
