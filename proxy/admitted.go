@@ -143,6 +143,16 @@ func references(entries map[string][]byte, name string, o *object) error {
 	return nil
 }
 
+// knows reports whether the manifest was admitted in the repository before, by
+// itself or below another. It says nothing about whether it still is.
+func (a *admitted) knows(name string, d digest.Digest) bool {
+	if _, err := a.roots.Load(rootKey(name, d)); err == nil {
+		return true
+	}
+	parents, err := a.parents(name, d, true)
+	return err == nil && len(parents) > 0
+}
+
 // grant is the answer that something is referred to by what is admitted now.
 type grant struct {
 	// parent is the manifest that refers to it, size what that says.

@@ -23,6 +23,10 @@ const (
 	// most hotManifestSize: 32 MiB at the very most.
 	hotManifests    = 1024
 	hotManifestSize = 32 << 10
+	// maxLocated and locatedMemory bound what is known of which repository has
+	// which manifest; beyond them the upstream is asked again.
+	maxLocated    = 100_000
+	locatedMemory = 24 * time.Hour
 	// maxTags bounds remembered tag resolutions; beyond it the oldest are asked again.
 	maxTags = 100_000
 	// fetchTimeout bounds reading one manifest or signature from an upstream.
@@ -37,6 +41,17 @@ type content struct {
 	store     *cache.Store
 	hot       *cache.Memo[digest.Digest, *object]
 	flights   singleflight.Group
+	// located holds the manifests that are known to lie in a repository, and
+	// recorded asks about those that were admitted in it before.
+	located  *cache.Brief[location, struct{}]
+	recorded func(name string, d digest.Digest) bool
+}
+
+// location is a manifest in a repository. The store keeps content by digest
+// alone; what one repository has is not another's.
+type location struct {
+	name   string
+	digest digest.Digest
 }
 
 // object is a manifest or index in hand: its bytes, what they hash to and what
@@ -60,25 +75,44 @@ func newContent(ups *Upstreams, store *cache.Store) (*content, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the manifest cache: %w", err)
 	}
-	return &content{upstreams: ups, store: store, hot: hot}, nil
+	return &content{upstreams: ups, store: store, hot: hot,
+		located:  cache.NewBrief[location, struct{}](maxLocated, locatedMemory),
+		recorded: func(string, digest.Digest) bool { return false }}, nil
 }
 
 // byDigest returns the manifest with this digest, from the store or from the
 // repository. Many callers cost one fetch.
 func (c *content) byDigest(ctx context.Context, name string, d digest.Digest) (*object, error) {
-	if o, ok := c.hot.Get(d); ok {
-		return o, nil
-	}
-	body, err := c.store.ReadAll(ctx, d, verify.MaxManifestSize)
-	if err == nil {
-		return c.parse(body, d)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading manifest %s from the store: %w", d, err)
+	if c.isLocated(location{name, d}) {
+		if o, ok := c.hot.Get(d); ok {
+			return o, nil
+		}
+		body, err := c.store.ReadAll(ctx, d, verify.MaxManifestSize)
+		if err == nil {
+			return c.parse(body, d)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("reading manifest %s from the store: %w", d, err)
+		}
 	}
 	return c.once(ctx, name+"@"+d.String(), func(ctx context.Context) (*object, error) {
 		return c.fetch(ctx, name, d.String(), d)
 	})
+}
+
+// isLocated reports whether the manifest is known to lie in the repository. If
+// not, the upstream has to be asked even though the store has the bytes: an
+// image that was refused in one repository must not come out of another, where
+// less is required, only because somebody knows its digest.
+func (c *content) isLocated(l location) bool {
+	if _, ok := c.located.Get(l); ok {
+		return true
+	}
+	if !c.recorded(l.name, l.digest) {
+		return false
+	}
+	c.located.Set(l, struct{}{})
+	return true
 }
 
 // byTag asks the upstream for the manifest that the tag names now.
@@ -154,6 +188,7 @@ func (c *content) fetch(ctx context.Context, name, reference string, want digest
 	if err := c.store.Put(ctx, claimed, m.Body); err != nil {
 		return nil, fmt.Errorf("storing manifest %s: %w", claimed, err)
 	}
+	c.located.Set(location{name, claimed}, struct{}{})
 	fetched := *o
 	fetched.fetched = true
 	return &fetched, nil

@@ -77,8 +77,11 @@ func New(c Config) (*Proxy, error) {
 		p.records = zap.NewNop()
 	}
 	p.tags = newTags(content, c.State, c.TagTTL, c.MaxStale)
-	p.admitted, err = newAdmitted(c.Policy, gate, c.State)
-	return p, err
+	if p.admitted, err = newAdmitted(c.Policy, gate, c.State); err != nil {
+		return nil, err
+	}
+	content.recorded = p.admitted.knows
+	return p, nil
 }
 
 // ServeHTTP answers one request and writes one decision record.

@@ -102,7 +102,12 @@ func testPolicy(t testing.TB) policy.Policy {
 	if err := match.UnmarshalText([]byte(registryName + "/lib/*")); err != nil {
 		t.Fatal(err)
 	}
-	return policy.New(&policy.Rule{Name: "lib", Match: match, Require: policy.Requirement{Verifier: "team"}, Fingerprint: "1"})
+	var exempt policy.Pattern
+	if err := exempt.UnmarshalText([]byte(registryName + "/exempt/*")); err != nil {
+		t.Fatal(err)
+	}
+	return policy.New(&policy.Rule{Name: "lib", Match: match, Require: policy.Requirement{Verifier: "team"}, Fingerprint: "1"},
+		&policy.Rule{Name: "exempt", Match: exempt, Exempt: &policy.Exemption{Why: "moving", Until: time.Now().Add(time.Hour)}, Fingerprint: "2"})
 }
 
 func (w *world) restart() {
@@ -579,4 +584,26 @@ func (v warning) Verify(ctx context.Context, s verify.Subject) (verify.Evidence,
 		e.Warnings = append(e.Warnings, v.text)
 	}
 	return e, err
+}
+
+// What was refused in one repository does not come out of another, where an
+// exemption admits what is unsigned: the store has the bytes, but that
+// repository does not.
+func TestExemptionDoesNotReachOtherRepositories(t *testing.T) {
+	w := newWorld(t, false)
+	unsigned := w.upstream.Image(t, app, [][]byte{[]byte("refused")}, "v1")
+	w.refused("where it lies", w.manifest("v1"), verify.Unsigned)
+	elsewhere := w.do("GET", "/v2/exempt/app/manifests/"+unsigned.Digest.String(), nil)
+	if elsewhere.status != 404 {
+		t.Errorf("by its digest in an exempt repository: got %d %s, want 404", elsewhere.status, elsewhere.body)
+	}
+	w.refused("its layer there", w.do("GET", "/v2/exempt/app/blobs/"+digest.FromString("refused").String(), nil), verify.NotReferenced)
+	own := w.upstream.Image(t, "exempt/app", [][]byte{[]byte("exempt")}, "v1")
+	w.served("what the exempt repository has", w.do("GET", "/v2/exempt/app/manifests/v1", nil), w.upstream.Manifest("exempt/app", own.Digest))
+	w.restart()
+	before := len(w.upstream.Requests())
+	w.served("after a restart, from the store", w.do("GET", "/v2/exempt/app/manifests/"+own.Digest.String(), nil), w.upstream.Manifest("exempt/app", own.Digest))
+	if n := len(w.upstream.Requests()) - before; n != 0 {
+		t.Errorf("after a restart the upstream was asked %d times for what was admitted, want 0", n)
+	}
 }
