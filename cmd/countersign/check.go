@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/pem"
 	"fmt"
@@ -124,6 +125,12 @@ func describeVerifier(v VerifierConfig) []string {
 		return []string{fmt.Sprintf("digests: the list %s, sha256:%x", v.Digests.Name, sha256.Sum256(v.Digests.Text))}
 	case v.Notary != nil:
 		return v.Notary.describe()
+	case v.Notation != nil:
+		lines := []string{fmt.Sprintf("notation: level %s, revocation %s", cmp.Or(v.Notation.Level, "strict"), cmp.Or(v.Notation.Revocation.Mode, "strict"))}
+		for _, identity := range v.Notation.Identities {
+			lines = append(lines, "  "+identity)
+		}
+		return lines
 	}
 	return nil
 }

@@ -218,8 +218,12 @@ func TestShippedExamples(t *testing.T) {
 		}
 	}
 	body := strings.Join(lines, "\n")
+	authority, err := filepath.Abs("../../verify/notation/testdata/real/ca.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, replace := range [][2]string{{"tls/server", "server"}, {"tls/clients.crt", "other.crt"}, {"tls/registry-ca.crt", "other.crt"},
-		{"secrets/registry.password", "password"}, {"keys/team-2025.pub", "qa.pub"}, {"keys/team.pub", "team.pub"},
+		{"secrets/registry.password", "password"}, {"keys/team-2025.pub", "qa.pub"}, {"keys/team.pub", "team.pub"}, {"certs/acme.pem", authority},
 		{`  registry.example: {credentials: {docker_config: secrets/config.json}}`, `  plain.example: {credentials: {docker_config: docker.json}}`}} {
 		if !strings.Contains(body, replace[0]) {
 			t.Errorf("the example %s is gone", replace[0])
@@ -230,7 +234,7 @@ func TestShippedExamples(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, body)
 	}
-	if len(c.Upstreams) != 8 || len(c.Verifiers) != 3 || len(c.Policy.Rules()) != 4 || c.Server.TLS == nil {
+	if len(c.Upstreams) != 8 || len(c.Verifiers) != 4 || len(c.Policy.Rules()) != 4 || c.Server.TLS == nil {
 		t.Errorf("got %d upstreams, %d verifiers, %d rules: not every example was read", len(c.Upstreams), len(c.Verifiers), len(c.Policy.Rules()))
 	}
 }

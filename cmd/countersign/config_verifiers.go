@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/cache"
 	"github.com/countersign/countersign/verify"
 	"github.com/countersign/countersign/verify/digests"
+	"github.com/countersign/countersign/verify/notation"
 	"github.com/countersign/countersign/verify/sigstore"
 )
 
@@ -27,6 +28,7 @@ type VerifierConfig struct {
 	Sigstore *sigstore.Config
 	Digests  *digests.Config
 	Notary   *NotaryConfig
+	Notation *notation.Config
 	// Fingerprint is a hash over the scheme and its configuration with the
 	// contents of all files.
 	Fingerprint string
@@ -41,6 +43,8 @@ func (v VerifierConfig) Scheme() string {
 		return "digests"
 	case v.Notary != nil:
 		return "notary"
+	case v.Notation != nil:
+		return "notation"
 	}
 	return ""
 }
@@ -55,6 +59,8 @@ func (v VerifierConfig) verifier(src verify.Source, state *cache.State) (verify.
 		return asVerifier(digests.New(*v.Digests))
 	case v.Notary != nil:
 		return v.Notary.verifier(state)
+	case v.Notation != nil:
+		return asVerifier(notation.New(*v.Notation, src))
 	}
 	return nil, errors.New("no scheme is configured")
 }
@@ -104,7 +110,7 @@ func (r *reader) verifiers(root *section) map[string]VerifierConfig {
 }
 
 // schemes are the keys of a verifier in the configuration's contract.
-const schemes = "sigstore, notary or digests"
+const schemes = "sigstore, notary, notation or digests"
 
 func (r *reader) verifier(s *section) VerifierConfig {
 	before := len(r.mistakes)
@@ -118,14 +124,16 @@ func (r *reader) verifier(s *section) VerifierConfig {
 			v.Digests = r.digests(s.sub("digests"))
 		case "notary":
 			v.Notary = r.notary(s.sub("notary"))
-		case "tuf", "notation", "attestation":
+		case "notation":
+			v.Notation = r.notation(s.sub("notation"))
+		case "tuf", "attestation":
 			s.unsupported(key.Value)
 		default:
 			continue
 		}
 		found++
 	}
-	s.asked = append(s.asked, "sigstore", "notary", "digests")
+	s.asked = append(s.asked, "sigstore", "notary", "notation", "digests")
 	s.finish()
 	switch {
 	case found > 1:
@@ -146,7 +154,8 @@ func (r *reader) verifier(s *section) VerifierConfig {
 		Sigstore *sigstore.Config
 		Digests  *digests.Config
 		Notary   any
-	}{v.Scheme(), v.Sigstore, v.Digests, v.Notary.trusted()})
+		Notation *notation.Config
+	}{v.Scheme(), v.Sigstore, v.Digests, v.Notary.trusted(), v.Notation})
 	return v
 }
 
